@@ -1,0 +1,277 @@
+"""A bundle: the folder that a production host needs, and nothing more.
+
+    bundle.json       the manifest: hash and size of every other file, the model, its tensors, its engines, the verdict
+    tokenizer.json    model.onnx (FP32)    model.fp16.onnx    engines/*.plan    reference.npz    parity.json
+
+A bundle is written to a temporary folder and renamed last, so it is there whole or not at all. Opening one checks
+every file against the manifest, and the manifest against its own checksum; all faults are named in one BundleError.
+
+    bundle = Bundle.open("bundle/")
+    bundle.path("model.onnx"), bundle.manifest.max_length
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from densepack_runtime.errors import BundleError
+from densepack_runtime.files import new_folder, sha256_of
+from densepack_runtime.session import Precision
+
+MANIFEST_NAME = "bundle.json"
+MANIFEST_KIND = "densepack bundle"
+MANIFEST_SCHEMA = 1
+ONNX_NAMES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
+REFERENCE_NAME = "reference.npz"
+PARITY_NAME = "parity.json"
+
+
+class UncheckedBundleWarning(UserWarning):
+    """The bundle was built without a parity check: nobody has shown that it answers like its checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    name: str
+    dtype: str
+    shape: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """The packed model: where it came from and what it costs. FLOPs of a window of S tokens: a*S + b*S**2."""
+
+    name: str
+    sha256: str
+    parameters: int
+    parameters_stored: int
+    parameters_dense: int
+    linear_density: float
+    heads_left: int
+    heads_total: int
+    flops_per_token: int
+    flops_per_token_pair: int
+    dense_flops_per_token: int
+    dense_flops_per_token_pair: int
+    structure: dict[str, Any]
+
+    def flops(self, length: int) -> int:
+        """Floating point operations of the packed model for one window of `length` tokens."""
+        return self.flops_per_token * length + self.flops_per_token_pair * length**2
+
+    def dense_flops(self, length: int) -> int:
+        """The same for the unpruned model."""
+        return self.dense_flops_per_token * length + self.dense_flops_per_token_pair * length**2
+
+
+@dataclass(frozen=True, slots=True)
+class ParityEntry:
+    """The verdict of the ladder that `parity.json` tells in full. `checked` is False after `--no-parity`."""
+
+    checked: bool
+    passed: bool = False
+    squad_name: str = ""
+    squad_sha256: str = ""
+    questions: int = 0
+    summary: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of bundle.json. `engines` holds one record per plan, `fp16_range` the result of the range gate."""
+
+    model: ModelEntry
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    max_length: int
+    doc_stride: int
+    versions: dict[str, str]
+    parity: ParityEntry
+    engines: tuple[dict[str, Any], ...] = ()
+    fp16_range: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, FileEntry] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        body = {"kind": MANIFEST_KIND, "schema": MANIFEST_SCHEMA, **asdict(self)}
+        return json.dumps({**body, "checksum": _checksum(body)}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Parse bundle.json. Raises BundleError when it is damaged, edited by hand, foreign or of another schema."""
+        body = _checked_body(text)
+        known = {entry.name for entry in fields(cls)}
+        if set(body) != known:
+            raise BundleError(f"{MANIFEST_NAME} has the wrong fields: {sorted(set(body) ^ known)}")
+        return cls(
+            **{
+                **body,
+                "model": ModelEntry(**body["model"]),
+                "inputs": tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in body["inputs"]),
+                "outputs": tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in body["outputs"]),
+                "parity": ParityEntry(**body["parity"]),
+                "engines": tuple(body["engines"]),
+                "files": {name: FileEntry(**entry) for name, entry in body["files"].items()},
+            }
+        )
+
+
+def _checksum(body: Mapping[str, Any]) -> str:
+    canonical = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(canonical).hexdigest()
+
+
+def _checked_body(text: str) -> dict[str, Any]:
+    try:
+        body = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BundleError(f"{MANIFEST_NAME} is not JSON ({error}): copy or build the bundle again") from error
+    if not isinstance(body, dict) or body.pop("kind", None) != MANIFEST_KIND:
+        raise BundleError(f"{MANIFEST_NAME} was not written by densepack")
+    schema = body.pop("schema", None)
+    if schema != MANIFEST_SCHEMA:
+        raise BundleError(
+            f"the bundle has schema {schema!r} and this densepack reads {MANIFEST_SCHEMA}: build the bundle again, or "
+            "install the densepack that wrote it"
+        )
+    checksum = body.pop("checksum", None)
+    if checksum != _checksum({"kind": MANIFEST_KIND, "schema": schema, **body}):
+        raise BundleError(f"{MANIFEST_NAME} was changed after it was written (its checksum differs): build it again")
+    return body
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle: a folder whose files are those of its manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: str | Path, *, verify: bool = True) -> Bundle:
+        """Open and verify a bundle. Raises BundleError that names every damaged, missing or foreign file.
+
+        `verify=False` skips the hashes (for a host that verified the bundle when it was installed); missing and
+        foreign files and wrong sizes are still found. Warns with UncheckedBundleWarning after `--no-parity`.
+        """
+        folder = Path(folder)
+        manifest_path = folder / MANIFEST_NAME
+        if not manifest_path.is_file():
+            raise BundleError(
+                f"{folder} is not a bundle: it has no {MANIFEST_NAME}. Make one: densepack build CHECKPOINT BUNDLE"
+            )
+        try:
+            text = manifest_path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise BundleError(f"{MANIFEST_NAME} is not text ({error}): copy or build the bundle again") from error
+        manifest = Manifest.from_json(text)
+        faults = find_faults(folder, manifest, hashes=verify)
+        if faults:
+            raise BundleError(f"the bundle {folder} is not as it was built: " + "; ".join(faults))
+        if not manifest.parity.checked:
+            warnings.warn(
+                f"the bundle {folder} was built with --no-parity: nothing shows that it answers like its checkpoint",
+                UncheckedBundleWarning,
+                stacklevel=2,
+            )
+        return cls(folder=folder, manifest=manifest)
+
+    def path(self, name: str) -> Path:
+        """The path of a file of the bundle. Raises BundleError when the manifest does not list it."""
+        if name not in self.manifest.files:
+            raise BundleError(
+                f"the bundle {self.folder} has no {name}; it has {', '.join(sorted(self.manifest.files))}"
+            )
+        return self.folder / name
+
+    @property
+    def tokenizer_json(self) -> str:
+        return self.path("tokenizer.json").read_text(encoding="utf-8")
+
+    def graph(self, precision: Precision) -> Path:
+        """The ONNX file of a precision. Raises BundleError when the bundle has none."""
+        return self.path(ONNX_NAMES[precision])
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Precisions that the bundle holds an ONNX graph for."""
+        return tuple(precision for precision, name in ONNX_NAMES.items() if name in self.manifest.files)
+
+
+def find_faults(folder: Path, manifest: Manifest, *, hashes: bool) -> list[str]:
+    """Everything in the folder that is not as the manifest says, a phrase each."""
+    present = {
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() or path.is_symlink()
+    } - {MANIFEST_NAME}
+    faults = [f"{name} is missing" for name in sorted(manifest.files.keys() - present)]
+    faults += [f"{name} does not belong to it" for name in sorted(present - manifest.files.keys())]
+    for name in sorted(present & manifest.files.keys()):
+        entry, size = manifest.files[name], (folder / name).stat().st_size
+        if size != entry.bytes:
+            faults.append(f"{name} has {size} bytes instead of {entry.bytes}")
+        elif hashes and sha256_of(folder / name) != entry.sha256:
+            faults.append(f"{name} is damaged (sha256 differs)")
+    return faults
+
+
+@contextmanager
+def write_bundle(folder: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterator[BundleDraft]:
+    """Write a bundle: put its files into the draft; when the block ends without an error the bundle is there whole."""
+    with new_folder(folder, overwrite=overwrite) as temporary:
+        draft = BundleDraft(temporary, manifest)
+        yield draft
+        draft.finish()
+
+
+@contextmanager
+def edit_bundle(bundle: Bundle) -> Iterator[BundleDraft]:
+    """Change a bundle: a draft that starts with all its files and replaces it whole when the block ends.
+
+    Files are hard links to the old ones: replace them (write elsewhere and rename), never write into them.
+    """
+    with write_bundle(bundle.folder, bundle.manifest, overwrite=True) as draft:
+        for name in bundle.manifest.files:
+            draft.path(name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(bundle.folder / name, draft.path(name))
+        yield draft
+
+
+@dataclass
+class BundleDraft:
+    """A bundle that is being written. Assign `manifest` as more becomes known; hashes are taken at the end."""
+
+    folder: Path
+    manifest: Manifest
+
+    def path(self, name: str) -> Path:
+        """Where to write a file of the bundle."""
+        return self.folder / name
+
+    def as_bundle(self) -> Bundle:
+        """The draft as it is now, to be checked before it is finished."""
+        self.finish()
+        return Bundle(self.folder, self.manifest)
+
+    def finish(self) -> None:
+        """Hash every file and write the manifest."""
+        names = sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
+        entries = {
+            name: FileEntry(sha256_of(self.path(name)), self.path(name).stat().st_size)
+            for name in names
+            if name != MANIFEST_NAME
+        }
+        self.manifest = replace(self.manifest, files=entries)
+        self.path(MANIFEST_NAME).write_text(self.manifest.to_json(), encoding="utf-8")

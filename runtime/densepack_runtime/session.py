@@ -1,0 +1,71 @@
+"""The one abstraction of the runtime: a session turns a padded batch into start and end logits.
+
+Every backend (ONNX Runtime, TensorRT, PyTorch) is a Session; parity, benchmark and the question answerer know
+nothing else about them.
+
+    with open_session(bundle) as session:
+        logits = session.run(batch)            # Logits, float32 [B, S]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densepack_runtime.windows import Window
+
+Precision = Literal["fp32", "fp16"]
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+OUTPUT_NAMES = ("start_logits", "end_logits")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded model inputs, int64 [B, S] each, with the window that each row came from.
+
+    `windows` may be empty for synthetic batches (benchmarks, export checks); otherwise it has B entries.
+    """
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64]
+    windows: tuple[Window, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, S)."""
+        rows, length = self.input_ids.shape
+        return rows, length
+
+    def arrays(self) -> dict[str, NDArray[np.int64]]:
+        """The three inputs by the names that every graph of densepack uses."""
+        return dict(zip(INPUT_NAMES, (self.input_ids, self.attention_mask, self.token_type_ids), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """Start and end logits of a batch, float32 [B, S]. Values at padded positions have no meaning."""
+
+    start: NDArray[np.float32]
+    end: NDArray[np.float32]
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A model that is ready to run. `close` frees what it holds; a closed session refuses to run."""
+
+    def run(self, batch: Batch) -> Logits:
+        """Logits of one batch. Raises BackendError when the backend fails or the session is closed."""
+        ...
+
+    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
+        """Logits of each batch, in order. A backend that can overlaps copies and compute here."""
+        ...
+
+    def close(self) -> None:
+        """Free the model. Closing twice is harmless."""
+        ...
