@@ -203,7 +203,7 @@ def _ratio_row(base: Side, side: Side, cell: Cell, base_timing: _Timing, timing:
 def latency_table(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Columns and rows of the timings in a benchmark document."""
     columns = ("side", "batch x length", "median ms", "spread", "windows/s", "tokens/s", "GFLOP/s", "of peak")
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             row["side"],
             f"{row['batch']}x{row['length']}",
@@ -222,7 +222,7 @@ def latency_table(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple
 def ratio_table(document: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Columns and rows of the ratios in a benchmark document."""
     columns = ("side", "batch x length", "times as fast", "lowest", "highest", "FLOP limit", "of limit")
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             row["side"],
             f"{row['batch']}x{row['length']}",

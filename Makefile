@@ -1,0 +1,41 @@
+# Two commands do all the set-up: `make demo` and `make test`. PYTHON chooses the interpreter (3.11 to 3.13).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EXTRAS := cpu,export,test
+ifeq ($(shell uname -sm),Linux x86_64)
+EXTRAS := $(EXTRAS),rtx
+endif
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+CHECKPOINT ?=
+
+.PHONY: help setup demo test check seed-check clean
+
+help:            ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
+
+setup: $(STAMP)  ## make .venv and install everything into it
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "densepack needs Python 3.11 to 3.13, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $(STAMP)
+
+demo: setup      ## build a bundle from the embedded checkpoint, answer questions, show the figures
+	$(BIN)/python -m densepack_export.demo models/checkpoints/default demo
+
+test: setup      ## the whole test suite
+	$(BIN)/python -m pytest
+
+check: setup     ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+seed-check: setup  ## prove the published model end to end: make seed-check [CHECKPOINT=folder] [SQUAD=dev-v1.1.json]
+	$(BIN)/python -m densepack_export.seed_check $(CHECKPOINT) $(if $(SQUAD),--squad $(SQUAD))
+
+clean:           ## remove the environment, the demo and caches
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

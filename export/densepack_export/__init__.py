@@ -1,0 +1,1 @@
+"""The offline side of densepack: ONNX, engines, gates, the build pipeline and the command line."""

@@ -1,0 +1,195 @@
+"""The whole way from a checkpoint to a checked bundle: pack, export, range gate, plan, parity.
+
+    result = build_bundle("checkpoint/", Path("bundle/"), BuildOptions(squad=read_squad(path)))
+    result.bundle.folder, result.parity.passed
+
+Every step works in one temporary folder; the bundle appears when all gates have passed, or not at all.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from densepack_export.engine import EngineReport, build_engine
+from densepack_export.onnx_export import OnnxExport, export_onnx
+from densepack_export.range_gate import RangeReport, measure_fp16_ranges
+from densepack_export.verify import climb_from_checkpoint
+from densepack_models.checkpoint import Checkpoint, load_checkpoint
+from densepack_models.packed_bert import PackedBertForQuestionAnswering
+from densepack_models.packing import PackReport, pack_with_report
+from densepack_runtime.bundle import (
+    ONNX_NAMES,
+    PARITY_NAME,
+    REFERENCE_NAME,
+    Bundle,
+    BundleDraft,
+    Manifest,
+    ModelEntry,
+    ParityEntry,
+    TensorEntry,
+    write_bundle,
+)
+from densepack_runtime.errors import ParityError
+from densepack_runtime.parity import ParityReport, ParityRun, parity_entry
+from densepack_runtime.recorded_reference import ReferenceRecorder, stratified_windows
+from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Precision
+from densepack_runtime.squad import SquadDataset
+from densepack_runtime.versions import package_versions
+from densepack_runtime.windows import Windower
+
+RANGE_GATE_WINDOWS = 500
+PLAN_NAME = "engines/tensorrt-rtx-fp16.plan"
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """What `densepack build` can be told. `engine` None means: where tensorrt-rtx is installed."""
+
+    squad: SquadDataset
+    squad_name: str = "sample"
+    max_length: int = 384
+    doc_stride: int = 128
+    pad_to: int = 1
+    parity: bool = True
+    engine: bool | None = None
+    revision: str | None = None
+    overwrite: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What was built, with the report of every step."""
+
+    bundle: Bundle
+    packing: PackReport
+    exports: tuple[OnnxExport, ...]
+    ranges: RangeReport
+    engine: EngineReport | None
+    parity: ParityReport | None
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """How a build tells what it does: `tell` gets a line, `show` the ladder, `bar` makes a bar of so many steps."""
+
+    tell: Callable[[str], None]
+    show: Callable[[ParityReport], None]
+    bar: Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+
+
+def build_bundle(source: str | Path, folder: Path, options: BuildOptions, story: Story) -> BuildResult:
+    """Build, check and write a bundle. Raises DensepackError of the step that failed; then no bundle is left."""
+    checkpoint = load_checkpoint(source, revision=options.revision)
+    packed, packing = pack_with_report(checkpoint, pad_to=options.pad_to)
+    story.tell(f"packed: {packing.parameters_stored:,} to {packing.parameters:,} parameters")
+    windower = Windower(checkpoint.tokenizer_json, max_length=options.max_length, doc_stride=options.doc_stride)
+    run = ParityRun.of(windower, options.squad, options.squad_name)
+    with write_bundle(folder, _manifest(checkpoint, packed, packing, options), overwrite=options.overwrite) as draft:
+        draft.path("tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
+        exports = tuple(_export(packed, draft, precision, story) for precision in ONNX_NAMES)
+        ranges = _check_ranges(packed, draft, run, story)
+        engine = _build_plan(draft, options, story)
+        parity = _check_parity(checkpoint, packed, draft, run, options.threads, story) if options.parity else None
+    bundle = Bundle(folder, draft.manifest)
+    return BuildResult(bundle, packing, exports, ranges, engine, parity)
+
+
+def _manifest(
+    checkpoint: Checkpoint, packed: PackedBertForQuestionAnswering, packing: PackReport, options: BuildOptions
+) -> Manifest:
+    structure, dense = packed.structure, packed.structure.dense()
+    return Manifest(
+        model=ModelEntry(
+            name=checkpoint.source,
+            sha256=checkpoint.sha256,
+            parameters=structure.parameters,
+            parameters_stored=packing.parameters_stored,
+            parameters_dense=dense.parameters,
+            linear_density=structure.linear_density,
+            heads_left=structure.heads_left,
+            heads_total=structure.heads_total,
+            flops_per_token=structure.flops_per_token,
+            flops_per_token_pair=structure.flops_per_token_pair,
+            dense_flops_per_token=dense.flops_per_token,
+            dense_flops_per_token_pair=dense.flops_per_token_pair,
+            structure=structure.as_dict(),
+        ),
+        inputs=tuple(TensorEntry(name, "int64", ("batch", "sequence")) for name in INPUT_NAMES),
+        outputs=tuple(TensorEntry(name, "float32", ("batch", "sequence")) for name in OUTPUT_NAMES),
+        max_length=options.max_length,
+        doc_stride=options.doc_stride,
+        versions=package_versions(),
+        parity=ParityEntry(checked=False, summary="not checked (--no-parity)"),
+    )
+
+
+def _export(
+    packed: PackedBertForQuestionAnswering, draft: BundleDraft, precision: Precision, story: Story
+) -> OnnxExport:
+    report = export_onnx(packed, draft.path(ONNX_NAMES[precision]), precision=precision)
+    size = f"{report.bytes / 2**20:.1f} MiB"
+    story.tell(f"{ONNX_NAMES[precision]}: {size}, max |Δlogit| against PyTorch {report.max_abs_logit:.2g}")
+    return report
+
+
+def _check_ranges(
+    packed: PackedBertForQuestionAnswering, draft: BundleDraft, run: ParityRun, story: Story
+) -> RangeReport:
+    chosen = stratified_windows(run.windows, RANGE_GATE_WINDOWS)
+    with story.bar("FP16 range gate", len(chosen)) as advance:
+        ranges = measure_fp16_ranges(packed, _told(run.batches(chosen), advance))
+    draft.manifest = replace(draft.manifest, fp16_range=ranges.as_dict())
+    ranges.check()
+    story.tell(
+        f"FP16 range: largest magnitude {ranges.worst_magnitude:.4g} ({ranges.worst_name}) on {len(chosen)} windows"
+    )
+    return ranges
+
+
+def _told(batches: Iterator[Batch], advance: Callable[..., None]) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch
+        advance(len(batch.windows))
+
+
+def _build_plan(draft: BundleDraft, options: BuildOptions, story: Story) -> EngineReport | None:
+    available = importlib.util.find_spec("tensorrt_rtx") is not None
+    if options.engine is False or (options.engine is None and not available):
+        story.tell("no TensorRT plan: " + ("--no-engine" if available else "tensorrt-rtx is not installed"))
+        return None
+    draft.path(PLAN_NAME).parent.mkdir(exist_ok=True)
+    report = build_engine(draft.path(ONNX_NAMES["fp16"]), draft.path(PLAN_NAME), precision="fp16")
+    record = {**report.as_dict(), "plan": PLAN_NAME}
+    draft.manifest = replace(draft.manifest, engines=(*draft.manifest.engines, record))
+    story.tell(f"{PLAN_NAME}: {report.bytes / 2**20:.1f} MiB in {report.seconds:.1f} s")
+    return report
+
+
+def _check_parity(
+    checkpoint: Checkpoint,
+    packed: PackedBertForQuestionAnswering,
+    draft: BundleDraft,
+    run: ParityRun,
+    threads: int | None,
+    story: Story,
+) -> ParityReport:
+    recorder = ReferenceRecorder(run.windows, run.dataset)
+    bundle = draft.as_bundle()
+    with story.bar("parity", len(run.windows)) as advance:
+        run = replace(run, on_windows=advance)
+        report = climb_from_checkpoint(bundle, run, checkpoint, packed, threads=threads, on_reference=recorder)
+    story.show(report)
+    if not report.passed:
+        raise ParityError(f"parity failed, no bundle was written: {'; '.join(report.failures)}")
+    recorder.save(draft.path(REFERENCE_NAME))
+    draft.path(PARITY_NAME).write_text(
+        json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    draft.manifest = replace(draft.manifest, parity=parity_entry(report))
+    return report

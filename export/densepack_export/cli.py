@@ -1,0 +1,313 @@
+"""The command `densepack`: the production commands of the runtime, and those that need PyTorch.
+
+At start this imports only densepack_runtime; every heavy command loads what it needs when it is called, so the same
+command works on a production host.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from densepack_runtime.allocator import keep_freed_memory
+from densepack_runtime.bundle import PARITY_NAME, Bundle, edit_bundle
+from densepack_runtime.cli import (
+    BundleArgument,
+    JsonOption,
+    LimitOption,
+    SquadOption,
+    ThreadsOption,
+    app,
+    load_squad,
+)
+from densepack_runtime.console import print_json, print_table, progress_bar, run_command_line, tell
+from densepack_runtime.errors import InputError, ParityError, require
+from densepack_runtime.files import write_text_atomic
+from densepack_runtime.ladder import bundle_run, climb_from_recording
+from densepack_runtime.parity import PARITY_COLUMNS, ParityReport, ParityRun, parity_entry, parity_rows
+from densepack_runtime.session import Precision
+
+CheckpointArgument = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder, or a model id on the Hugging Face hub.")
+]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.", show_default=False)]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once the new one is whole.")]
+PadToOption = Annotated[int, typer.Option(min=1, help="Round FFN widths up to this multiple with zero units.")]
+
+
+def main() -> None:
+    """Entry point of the command `densepack`."""
+    keep_freed_memory()
+    run_command_line(app)
+
+
+def _need_torch() -> None:
+    for package in ("torch", "transformers", "onnx"):
+        require(package, "export")
+
+
+@app.command()
+def inspect(
+    checkpoint: CheckpointArgument,
+    revision: RevisionOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Per layer: heads, FFN units, densities; totals.
+
+    Example: densepack inspect madlag/bert-base-uncased-squadv1-x2.44-f87.7-d26-hybrid-filled-v1
+    """
+    _need_torch()
+    from densepack_models import inspect as inspect_checkpoint
+    from densepack_models import load_checkpoint
+
+    inspection = inspect_checkpoint(load_checkpoint(checkpoint, revision=revision))
+    if json_output:
+        print_json(inspection.as_dict())
+        return
+    print_table(inspection.source, inspection.columns(), inspection.rows())
+    print_table("totals", ("what", "value"), inspection.totals())
+
+
+@app.command()
+def pack(
+    checkpoint: CheckpointArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
+    format_: Annotated[
+        Literal["packed", "transformers"],
+        typer.Option("--format", help="Ours, or as the published models are stored (other tools read that)."),
+    ] = "packed",
+    pad_to: PadToOption = 1,
+    drop_query_dead_heads: Annotated[
+        bool, typer.Option("--drop-query-dead-heads", help="Lossy: also remove heads whose queries or keys are zero.")
+    ] = False,
+    revision: RevisionOption = None,
+    overwrite: OverwriteOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Remove what a checkpoint no longer uses, and say how exact that is.
+
+    Example: densepack pack checkpoint/ packed/
+    """
+    _need_torch()
+    from densepack_models.checkpoint import load_checkpoint
+    from densepack_models.checkpoint_writer import write_packed, write_transformers
+    from densepack_models.packing import logit_difference, pack_with_report
+
+    writers = {"packed": write_packed, "transformers": write_transformers}
+    source = load_checkpoint(checkpoint, revision=revision)
+    packed, report = pack_with_report(source, pad_to=pad_to, drop_query_dead_heads=drop_query_dead_heads)
+    difference = logit_difference(source, packed)
+    writers[format_](packed, out, tokenizer_json=source.tokenizer_json, overwrite=overwrite)
+    if json_output:
+        print_json({**report.as_dict(), "max_abs_logit": difference, "written": str(out)})
+        return
+    print_table(f"packed {source.source}", report.columns(), report.rows())
+    print_table("totals", ("what", "value"), [*report.totals(), ("max |Δlogit| to the unpacked", f"{difference:.2g}")])
+    tell(f"wrote {out}")
+
+
+@app.command()
+def export(
+    packed: CheckpointArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="ONNX file to write.")],
+    precision: Annotated[Precision, typer.Option(help="Of the graph.")] = "fp32",
+    pad_to: PadToOption = 1,
+    revision: RevisionOption = None,
+    overwrite: OverwriteOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Write the ONNX graph of a checkpoint, packed first if it is not yet.
+
+    Example: densepack export packed/ model.fp16.onnx --precision fp16
+    """
+    _need_torch()
+    from densepack_export.onnx_export import export_onnx
+    from densepack_models import load_checkpoint
+    from densepack_models import pack as pack_checkpoint
+
+    if out.exists() and not overwrite:
+        raise InputError(f"{out} exists already: choose another name, or pass --overwrite")
+    module = pack_checkpoint(load_checkpoint(packed, revision=revision), pad_to=pad_to)
+    report = export_onnx(module, out, precision=precision)
+    if json_output:
+        print_json(report.as_dict())
+    else:
+        print_table(str(out), ("what", "value"), report.rows())
+
+
+@app.command()
+def build(
+    checkpoint: CheckpointArgument,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder to write.")],
+    squad: SquadOption = "sample",
+    limit: LimitOption = None,
+    max_length: Annotated[int, typer.Option(min=16, help="Tokens in a window at most.")] = 384,
+    doc_stride: Annotated[int, typer.Option(min=1, help="Tokens that neighbouring windows share.")] = 128,
+    pad_to: PadToOption = 1,
+    parity: Annotated[
+        bool, typer.Option("--parity/--no-parity", help="Check every rung; recorded in the bundle.")
+    ] = True,
+    engine: Annotated[
+        bool | None,
+        typer.Option(
+            "--engine/--no-engine",
+            help="Build a TensorRT for RTX plan; by default where tensorrt-rtx is installed.",
+            show_default=False,
+        ),
+    ] = None,
+    revision: RevisionOption = None,
+    threads: ThreadsOption = None,
+    overwrite: OverwriteOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Pack, export, build the engine, check parity: from a checkpoint to a bundle.
+
+    Example: densepack build models/checkpoints/default bundle --squad dev-v1.1.json
+    """
+    _need_torch()
+    from densepack_export.build import BuildOptions, Story, build_bundle
+
+    options = BuildOptions(
+        squad=load_squad(squad, limit),
+        squad_name=Path(squad).name,
+        max_length=max_length,
+        doc_stride=doc_stride,
+        pad_to=pad_to,
+        parity=parity,
+        engine=engine,
+        revision=revision,
+        overwrite=overwrite,
+        threads=threads,
+    )
+    story = Story(tell, (lambda _: None) if json_output else show_parity, progress_bar)
+    result = build_bundle(checkpoint, bundle, options, story)
+    if json_output:
+        print_json({"bundle": str(bundle), "manifest": json.loads(result.bundle.manifest.to_json())})
+    tell(f"wrote {bundle}: {', '.join(sorted(result.bundle.manifest.files))}")
+
+
+@app.command("parity")
+def parity_command(
+    bundle: BundleArgument,
+    squad: SquadOption = "sample",
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="The original checkpoint: folder or hub id. Without it, PyTorch's recorded answers stand in.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: LimitOption = None,
+    threads: ThreadsOption = None,
+    write: Annotated[
+        bool, typer.Option("--write/--no-write", help="Store the report and verdict in the bundle.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Climb the ladder: exit 0 when every rung is within tolerance, 1 otherwise.
+
+    Example: densepack parity bundle --checkpoint checkpoint/ --squad dev-v1.1.json
+    """
+    opened = Bundle.open(bundle)
+    dataset = load_squad(squad, limit)
+    run = bundle_run(opened, dataset, Path(squad).name)
+    with progress_bar("parity", len(run.windows)) as advance:
+        run = replace(run, on_windows=advance)
+        if checkpoint is None:
+            report = climb_from_recording(opened, run, threads)
+        else:
+            report = _climb_from_checkpoint(opened, run, checkpoint, threads)
+    if write:
+        _store(opened, report)
+    if json_output:
+        print_json(report.as_dict())
+    else:
+        show_parity(report)
+    if not report.passed:
+        raise ParityError("parity failed: " + ("; ".join(report.failures) or "no rung was compared"))
+
+
+def _climb_from_checkpoint(bundle: Bundle, run: ParityRun, source: str, threads: int | None) -> ParityReport:
+    _need_torch()
+    from densepack_export.verify import climb_from_checkpoint
+    from densepack_models.checkpoint import load_checkpoint
+
+    return climb_from_checkpoint(bundle, run, load_checkpoint(source), threads=threads)
+
+
+@app.command()
+def bench(
+    sides: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SIDE [SIDE…]",
+            help="SOURCE[@VARIANT]: a bundle, a checkpoint or `seed`; packed, dense, each also -fp16 or -torch.",
+        ),
+    ],
+    batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
+    lengths: Annotated[str, typer.Option(help="Window lengths in tokens, separated by commas.")] = "128,384",
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    threads: ThreadsOption = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON document here.", show_default=False)] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Latency side by side, in interleaved rounds; every side is compared with the first.
+
+    Example: densepack bench seed@dense seed@packed --batches 8 --lengths 384
+    """
+    _need_torch()
+    from densepack_export.bench_sides import open_side
+    from densepack_runtime.benchmark import Cell, latency_table, ratio_table, run_benchmark, steps
+
+    cells = [Cell(batch, length) for batch in _numbers(batches) for length in _numbers(lengths)]
+    with ExitStack() as opened:
+        contestants = [open_side(text, opened, threads) for text in sides]
+        with progress_bar("benchmark", steps(len(contestants), len(cells), rounds)) as advance:
+            document = run_benchmark(
+                contestants, cells, rounds=rounds, on_step=lambda text: advance(1, description=text)
+            )
+    if out is not None:
+        write_text_atomic(out, json.dumps(document, indent=1) + "\n")
+        tell(f"wrote {out}")
+    if json_output:
+        print_json(document)
+        return
+    print_table("latency", *latency_table(document))
+    if len(contestants) > 1:
+        print_table(f"compared with {contestants[0].name}", *ratio_table(document))
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise typer.BadParameter(f"positive whole numbers separated by commas are needed, got {text!r}")
+    return numbers
+
+
+def _store(bundle: Bundle, report: ParityReport) -> None:
+    with edit_bundle(bundle) as draft:
+        text = json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n"
+        write_text_atomic(draft.path(PARITY_NAME), text)
+        draft.manifest = replace(draft.manifest, parity=parity_entry(report))
+    tell(f"stored the verdict in {bundle.folder}")
+
+
+def show_parity(report: ParityReport) -> None:
+    """The ladder as a table on stdout, then the worst questions of the rungs that differ."""
+    print_table(
+        f"parity on {report.squad_name}, {report.rungs[0].questions} questions", PARITY_COLUMNS, parity_rows(report)
+    )
+    for failure in report.failures:
+        tell(f"failed: {failure}")
+
+
+if __name__ == "__main__":
+    main()

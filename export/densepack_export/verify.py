@@ -1,0 +1,78 @@
+"""The PyTorch end of the parity ladder: rung 0 is transformers' own module at full size, then everything made from it.
+
+    report = climb_from_checkpoint(bundle, bundle_run(bundle, dataset, "dev-v1.1.json"), load_checkpoint("checkpoint/"))
+
+`densepack_runtime.parity` compares and judges; this module only brings the sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import replace
+
+from torch import nn
+
+from densepack_models.checkpoint import Checkpoint
+from densepack_models.packed_bert import PackedBertForQuestionAnswering
+from densepack_models.packing import pack
+from densepack_models.reference import reference_module
+from densepack_models.torch_session import TorchSession
+from densepack_runtime.bundle import Bundle
+from densepack_runtime.errors import CheckpointError
+from densepack_runtime.ladder import open_rungs
+from densepack_runtime.parity import ParityReport, ParityRun, Rung, climb
+from densepack_runtime.session import Batch, Logits, Precision
+
+# The module in torch.float16 is slow on a CPU; so many windows show overflow and gross rounding. ONNX Runtime computes
+# float16 graphs in float32 there, which is why this rung exists at all.
+HALF_MODULE_WINDOWS = 256
+
+
+def climb_from_checkpoint(
+    bundle: Bundle,
+    run: ParityRun,
+    checkpoint: Checkpoint,
+    packed: PackedBertForQuestionAnswering | None = None,
+    *,
+    threads: int | None = None,
+    on_reference: Callable[[Batch, Logits], None] | None = None,
+) -> ParityReport:
+    """Compare every rung with transformers on all windows, and the float16 module on some of them.
+
+    `packed` is made from the checkpoint when it is not given. Raises CheckpointError when the checkpoint is not the
+    one that the bundle was built from.
+    """
+    _check_same_weights(bundle, checkpoint)
+    packed = pack(checkpoint) if packed is None else packed
+    with ExitStack() as opened:
+
+        def torch_rung(name: str, module: nn.Module, precision: Precision = "fp32", note: str = "") -> Rung:
+            session = opened.enter_context(closing(TorchSession(module, threads=threads)))
+            return Rung(name, session, precision, note)
+
+        reference = torch_rung("transformers", reference_module(checkpoint))
+        rungs = [reference, torch_rung("packed PyTorch", packed), *open_rungs(bundle, opened, threads)]
+        report = climb(run, rungs, on_reference=on_reference)
+        part = part_of(run, HALF_MODULE_WINDOWS)
+        note = f"on {len(part.windows)} of {len(run.windows)} windows"
+        half = torch_rung("packed PyTorch float16", packed.typed_fp16(), "fp16", note)
+        return report.joined(climb(part, [reference, half]))
+
+
+def _check_same_weights(bundle: Bundle, checkpoint: Checkpoint) -> None:
+    expected = bundle.manifest.model
+    if checkpoint.sha256 != expected.sha256:
+        raise CheckpointError(
+            f"the bundle was built from other weights (sha256 {expected.sha256[:12]}…, {checkpoint.source} has "
+            f"{checkpoint.sha256[:12]}…): pass the checkpoint {expected.name} that it came from"
+        )
+
+
+def part_of(run: ParityRun, least_windows: int) -> ParityRun:
+    """Questions spread evenly over the dataset, with all their windows: at least `least_windows` where there are."""
+    total = len(run.dataset.questions)
+    places = {example: place for place, example in enumerate(range(0, total, max(1, total // least_windows)))}
+    dataset = replace(run.dataset, questions=tuple(run.dataset.questions[example] for example in places))
+    windows = [replace(window, example=places[window.example]) for window in run.windows if window.example in places]
+    return replace(run, dataset=dataset, windows=windows, on_windows=lambda _: None)

@@ -1,0 +1,50 @@
+"""densepack's production runtime: a bundle in, answers out, without PyTorch.
+
+from densepack_runtime import QuestionAnswerer
+with QuestionAnswerer.open("bundle/") as qa:
+    print(qa.answer(question="Who is Frederic Chopin?", context="…").text)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from densepack_runtime.answers import Answer
+    from densepack_runtime.bundle import Bundle
+    from densepack_runtime.errors import DensepackError
+    from densepack_runtime.question_answerer import QuestionAnswerer
+    from densepack_runtime.session import Batch, Logits, Session
+    from densepack_runtime.windows import Window, Windower
+
+__all__ = [
+    "Answer",
+    "Batch",
+    "Bundle",
+    "DensepackError",
+    "Logits",
+    "QuestionAnswerer",
+    "Session",
+    "Window",
+    "Windower",
+]
+
+_MODULES = {
+    "Answer": "answers",
+    "Batch": "session",
+    "Bundle": "bundle",
+    "DensepackError": "errors",
+    "Logits": "session",
+    "QuestionAnswerer": "question_answerer",
+    "Session": "session",
+    "Window": "windows",
+    "Windower": "windows",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `import densepack_runtime` itself costs nothing."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

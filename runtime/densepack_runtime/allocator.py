@@ -1,0 +1,26 @@
+"""One setting of glibc's allocator that a process with large, short-lived arrays needs.
+
+By default glibc maps every large array afresh and returns it at once; on the shapes of BERT most of the time then goes
+into page faults. Keeping freed memory makes PyTorch on a CPU several times as fast. The command line does this at its
+start; as a library densepack leaves the allocator of its host alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_LARGEST_INT = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep and reuse freed memory, in one arena. Returns False where there is no glibc."""
+    if not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt") or not hasattr(library, "gnu_get_libc_version"):
+        return False
+    settings = ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST_INT), (_M_TOP_PAD, 64 * 2**20))
+    accepted = [library.mallopt(option, value) == 1 for option, value in settings]
+    return all(accepted)

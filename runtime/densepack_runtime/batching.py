@@ -1,0 +1,69 @@
+"""Padded batches of windows of similar length, under a budget of tokens.
+
+A window of 150 tokens must not pay for one of 384: windows are sorted by length inside a bounded pool, so the memory
+does not grow with the stream and padding stays small.
+
+    for batch in length_sorted_batches(windows, token_budget=4096):
+        logits = session.run(batch)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from densepack_runtime.errors import InputError
+from densepack_runtime.session import Batch
+from densepack_runtime.windows import Window
+
+TOKEN_BUDGET = 4096
+MAX_BATCH = 64
+POOL_WINDOWS = 2048
+
+
+def pad_windows(windows: Sequence[Window], *, pad_id: int = 0, length: int | None = None) -> Batch:
+    """One padded batch, int64 [B, S], S the longest window or `length`. Raises InputError when a window is longer."""
+    longest = max((window.length for window in windows), default=0)
+    width = longest if length is None else length
+    if not windows or longest > width:
+        raise InputError(f"cannot pad {len(windows)} windows of up to {longest} tokens to {width}")
+    lengths = np.array([window.length for window in windows])
+    starts = np.array([window.context_start for window in windows])
+    columns = np.arange(width)
+    mask = columns < lengths[:, None]  # [B, S]
+    input_ids = np.full((len(windows), width), pad_id, dtype=np.int64)
+    input_ids[mask] = np.concatenate([window.token_ids for window in windows])
+    return Batch(
+        input_ids=input_ids,
+        attention_mask=mask.astype(np.int64),
+        token_type_ids=(mask & (columns >= starts[:, None])).astype(np.int64),
+        windows=tuple(windows),
+    )
+
+
+def length_sorted_batches(
+    windows: Iterable[Window],
+    *,
+    pad_id: int = 0,
+    token_budget: int = TOKEN_BUDGET,
+    max_batch: int = MAX_BATCH,
+    pool_windows: int = POOL_WINDOWS,
+) -> Iterator[Batch]:
+    """Batches of at most `token_budget` padded tokens and `max_batch` windows, longest windows of a pool first.
+
+    Reads at most `pool_windows` windows ahead. A single window longer than the budget is a batch of its own.
+    """
+    if token_budget < 1 or max_batch < 1 or pool_windows < 1:
+        raise InputError(
+            f"token_budget, max_batch and pool_windows must be positive: {token_budget}, {max_batch}, {pool_windows}"
+        )
+    source = iter(windows)
+    while pool := list(islice(source, pool_windows)):
+        pool.sort(key=lambda window: window.length, reverse=True)
+        first = 0
+        while first < len(pool):
+            rows = max(1, min(max_batch, token_budget // pool[first].length))
+            yield pad_windows(pool[first : first + rows], pad_id=pad_id)
+            first += rows

@@ -1,0 +1,97 @@
+"""How the command line speaks: results on stdout, the story on stderr, one line for an error."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from densepack_runtime.errors import DensepackError
+
+STORY = Console(stderr=True, highlight=False, soft_wrap=True)
+# Tables keep their columns when stdout is a file or a pipe.
+RESULT = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
+
+
+def run_command_line(app: Callable[[], Any]) -> None:
+    """Run a typer application: errors of ours are one line and exit 1, everything else keeps its traceback."""
+    warnings.showwarning = _show_warning
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8 become a clear error of the line they are in
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except DensepackError as error:
+        if "--debug" in sys.argv:
+            raise
+        STORY.print(f"error: {one_line(error)}", style="bold red", markup=False)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of our output has gone (`densepack … | head`)
+        sys.stderr.close()
+        sys.exit(1)
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    STORY.print(f"warning: {' '.join(str(message).split())}", style="yellow", markup=False)
+
+
+def _terminate(_number: int, _frame: FrameType | None) -> None:
+    """SIGTERM unwinds like Ctrl-C, so that temporary files are removed."""
+    raise SystemExit(143)
+
+
+def tell(text: str) -> None:
+    """A line of the story, on stderr."""
+    STORY.print(text, markup=False)
+
+
+def print_json(document: Any) -> None:
+    """The one JSON document that `--json` promises on stdout."""
+    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """An aligned table on stdout: the first column left, the others right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    RESULT.print(table)
+
+
+@contextmanager
+def progress_bar(text: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """A bar on stderr. The block gets a function: call it with how many steps were done, and a new text if any.
+
+    `total` None shows a bar without an end, for streams.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=STORY, transient=True, disable=not STORY.is_terminal) as progress:
+        task = progress.add_task(text, total=total)
+
+        def advance(steps: int = 1, description: str | None = None) -> None:
+            progress.update(task, advance=steps, description=description)
+
+        yield advance

@@ -1,0 +1,210 @@
+"""Windows: one question and one slice of its context, as token ids with character offsets.
+
+A context that does not fit beside its question is cut into windows that overlap by `doc_stride` tokens, exactly as
+transformers' tokenizers do it for SQuAD. The question is never cut unless that is asked for.
+
+    windower = Windower(tokenizer_json)                          # 384 tokens, overlapping by 128
+    windows = windower.windows("Who is Chopin?", context)        # list[Window]
+    for windows in windower.windows_of(pairs): ...               # a stream, one list a pair
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densepack_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+MAX_LENGTH = 384
+DOC_STRIDE = 128
+# Pairs that are tokenised together: enough for the tokenizer's threads, little enough to stay a stream.
+PAIRS_AT_ONCE = 64
+# A context that needs several windows must advance by at least so many tokens a window; otherwise a long question on a
+# long context would multiply the work by a hundred.
+LEAST_ADVANCE = 32
+SPECIAL_TOKENS = 3  # [CLS] question [SEP] context [SEP]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """[CLS] question [SEP] slice of the context [SEP], not padded.
+
+    `example` is the index of the question among those asked. `token_ids` int32 [S]. `context_start` is the index of
+    the first context token in `token_ids`; the context tokens are `token_ids[context_start : S - 1]`, everything from
+    `context_start` on has token type 1. `offsets` int32 [S - 1 - context_start, 2]: for each context token the
+    characters (start, end) of the *original* context string. `first_token` is the position of the first context token
+    of this window among all tokens of the context.
+    """
+
+    example: int
+    token_ids: NDArray[np.int32]
+    context_start: int
+    offsets: NDArray[np.int32]
+    first_token: int = 0
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, special ones included."""
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """A tokenised text: ids int32 [n] and character offsets int32 [n, 2]."""
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, encoding: Encoding) -> _Tokens:
+        return cls(
+            ids=np.array(encoding.ids, dtype=np.int32),
+            offsets=np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2),
+        )
+
+
+class Windower:
+    """Makes windows with the tokenizer of a checkpoint.
+
+    The truncation and padding that the tokenizer file asks for are switched off: the windows decide. Thread-safe.
+    Raises InputError when the tokenizer is not one of BERT's ([CLS] a [SEP] b [SEP], token types 0 and 1).
+    """
+
+    def __init__(self, tokenizer_json: str, *, max_length: int = MAX_LENGTH, doc_stride: int = DOC_STRIDE) -> None:
+        if max_length < SPECIAL_TOKENS + 2 or not 0 <= doc_stride < max_length - SPECIAL_TOKENS:
+            raise InputError(
+                f"windows of {max_length} tokens that overlap by {doc_stride} leave no room: the overlap has to be "
+                f"smaller than the length less {SPECIAL_TOKENS} special tokens"
+            )
+        self.max_length = max_length
+        self.doc_stride = doc_stride
+        self._tokenizer = _load_tokenizer(tokenizer_json)
+        self._cls, self._sep = _special_ids(self._tokenizer)
+        pad_id = self._tokenizer.token_to_id("[PAD]")
+        self.pad_id: int = 0 if pad_id is None else pad_id
+
+    def windows(
+        self, question: str, context: str, *, example: int = 0, truncate_question: bool = False
+    ) -> list[Window]:
+        """All windows of one question. Raises InputError for texts that cannot be used, and for an over-long question.
+
+        `truncate_question` cuts an over-long question to the tokens that fit instead.
+        """
+        [windows] = self.windows_of([(question, context)], truncate_question=truncate_question)
+        return [replace(window, example=example) for window in windows]
+
+    def windows_of(
+        self, pairs: Iterable[tuple[str, str]], *, truncate_question: bool = False
+    ) -> Iterator[list[Window]]:
+        """The windows of each (question, context), in order, `example` counting from 0. Raises like `windows`."""
+        for result in self.windows_or_errors(pairs, truncate_question=truncate_question):
+            if isinstance(result, InputError):
+                raise result
+            yield result
+
+    def windows_or_errors(
+        self, pairs: Iterable[tuple[str, str]], *, truncate_question: bool = False
+    ) -> Iterator[list[Window] | InputError]:
+        """Like `windows_of`, but a pair that cannot be used becomes an InputError in its place."""
+        source = iter(pairs)
+        example = 0
+        while chunk := list(islice(source, PAIRS_AT_ONCE)):
+            texts = self._tokenise({text for pair in chunk for text in pair})
+            for question, context in chunk:
+                try:
+                    tokens = _usable(texts[question], question, "question"), _usable(texts[context], context, "context")
+                    yield self._cut(example, *tokens, truncate_question=truncate_question)
+                except InputError as error:
+                    yield error
+                example += 1
+
+    def _tokenise(self, texts: set[str]) -> dict[str, _Tokens | None]:
+        """Tokens of each text once; None for a text that is no Unicode."""
+        valid = [text for text in texts if _is_unicode(text)]
+        encodings = self._tokenizer.encode_batch(valid, add_special_tokens=False)
+        found: dict[str, _Tokens | None] = dict.fromkeys(texts)
+        found.update((text, _Tokens.of(encoding)) for text, encoding in zip(valid, encodings, strict=True))
+        return found
+
+    def _cut(self, example: int, question: _Tokens, context: _Tokens, *, truncate_question: bool) -> list[Window]:
+        total = len(context.ids)
+        free = self.max_length - SPECIAL_TOKENS
+        limit = free - min(total, self.doc_stride + min(LEAST_ADVANCE, (free - self.doc_stride + 1) // 2))
+        ids = question.ids
+        if len(ids) > limit:
+            if not truncate_question or limit < 1:
+                raise InputError(
+                    f"the question has {len(ids)} tokens; beside this context at most {limit} fit into a window of "
+                    f"{self.max_length}: shorten it, or allow that it is cut"
+                )
+            ids = ids[:limit]
+        head = np.concatenate([[self._cls], ids, [self._sep]]).astype(np.int32)
+        room = free - len(ids)
+        starts = [0] if total <= room else range(0, total - self.doc_stride, room - self.doc_stride)
+        return [
+            Window(
+                example=example,
+                token_ids=np.concatenate([head, context.ids[start : start + room], [self._sep]]).astype(np.int32),
+                context_start=len(head),
+                offsets=context.offsets[start : start + room],
+                first_token=start,
+            )
+            for start in starts
+        ]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _usable(tokens: _Tokens | None, text: str, name: str) -> _Tokens:
+    if tokens is None:
+        place = next(place for place, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+        raise InputError(
+            f"the {name} is not valid Unicode: a lone surrogate {text[place]!r} at character {place}; decode the text "
+            "as UTF-8 before asking"
+        )
+    if len(tokens.ids) == 0:
+        raise InputError(f"the {name} is empty: it has no words ({text[:40]!r})")
+    return tokens
+
+
+def _load_tokenizer(tokenizer_json: str) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # the library raises bare Exception for a file it cannot read
+        raise InputError(f"the tokenizer file cannot be read: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _special_ids(tokenizer: Tokenizer) -> tuple[int, int]:
+    """Ids of [CLS] and [SEP], read off an encoded empty pair."""
+    empty = tokenizer.encode("", "")
+    if len(empty.ids) != SPECIAL_TOKENS or empty.ids[1] != empty.ids[2] or empty.type_ids != [0, 0, 1]:
+        raise InputError(
+            f"the tokenizer is not one of BERT's: an empty pair gives ids {empty.ids} with types {empty.type_ids}, and "
+            "[CLS] [SEP] [SEP] with types [0, 0, 1] is needed"
+        )
+    return empty.ids[0], empty.ids[1]
+
+
+def context_length(windows: Sequence[Window]) -> int:
+    """Tokens of the whole context that these windows (all of one question) were cut from."""
+    last = max(windows, key=lambda window: window.first_token)
+    return last.first_token + len(last.offsets)

@@ -1,0 +1,49 @@
+"""Fixtures that all tests share: a tiny uneven structure, the embedded checkpoint, the data beside the checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from densepack_models.structure import LayerStructure, Structure
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real SQuAD and real checkpoints; only the project's own machines have them."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the folder ../shared/data (real SQuAD and checkpoints) is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def default_checkpoint() -> Path:
+    """The embedded default checkpoint: real weights in the published format."""
+    return REPOSITORY / "models" / "checkpoints" / "default"
+
+
+@pytest.fixture(scope="session")
+def default_tokenizer_json(default_checkpoint: Path) -> str:
+    return (default_checkpoint / "tokenizer.json").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def tiny_structure() -> Structure:
+    """Three uneven layers: some heads and units left, no head left, no unit left."""
+    return Structure(
+        vocab_size=30522,
+        max_position_embeddings=512,
+        type_vocab_size=2,
+        hidden_size=32,
+        num_attention_heads=4,
+        intermediate_size=48,
+        layers=(
+            LayerStructure(heads=(1, 3), ffn_units=tuple(range(17)), ffn_width=17),
+            LayerStructure(heads=(), ffn_units=tuple(range(5)), ffn_width=5),
+            LayerStructure(heads=(0, 1, 2), ffn_units=(), ffn_width=0),
+        ),
+    )
