@@ -107,7 +107,8 @@ class SelfAttention(nn.Module):
         return output
 
     def _split(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (self.num_heads, self.head_size)).transpose(1, 2)
+        batch, length, _ = projected.shape
+        return projected.view(batch, length, self.num_heads, self.head_size).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -154,6 +155,8 @@ class PackedBertForQuestionAnswering(nn.Module):
         super().__init__()
         self.structure = structure
         self.config = dict(config or {})
+        # Query weights and biases [H*D, hidden], [H*D] by layer, as stored: without the scale (see weights.py).
+        self.unscaled_queries: dict[int, tuple[Tensor, Tensor]] = {}
         self.embeddings = Embeddings(structure)
         self.layer = nn.ModuleList(Layer(structure, layer) for layer in structure.layers)
         self.qa_outputs = nn.Linear(structure.hidden_size, 2)

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 384
 DOC_STRIDE = 128
-# Pairs that are tokenised together: enough for the tokenizer's threads, little enough to stay a stream.
+# Pairs that are tokenised together: enough for the tokenizer's threads, little enough to stay a stream. The tokenizer
+# needs about 100 bytes a character while it works, so that long texts are taken in smaller groups.
 PAIRS_AT_ONCE = 64
-# A context that needs several windows must advance by at least so many tokens a window; otherwise a long question on a
-# long context would multiply the work by a hundred.
-LEAST_ADVANCE = 32
+CHARACTERS_AT_ONCE = 1_000_000
+# A question that has to be cut is cut so far that the windows of a long context advance by this many tokens: cut to the
+# last token that fits, it would make a window for every token of the context.
+ADVANCE_AFTER_CUT = 32
 SPECIAL_TOKENS = 3  # [CLS] question [SEP] context [SEP]
 
 
@@ -91,12 +93,21 @@ class Windower:
         pad_id = self._tokenizer.token_to_id("[PAD]")
         self.pad_id: int = 0 if pad_id is None else pad_id
 
+    @classmethod
+    def from_file(cls, path: str | Path, *, max_length: int = MAX_LENGTH, doc_stride: int = DOC_STRIDE) -> Self:
+        """Read the tokenizer from a tokenizer.json. Raises InputError when it cannot be read or is not BERT's."""
+        try:
+            tokenizer_json = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the tokenizer file {path} cannot be read: {error}") from error
+        return cls(tokenizer_json, max_length=max_length, doc_stride=doc_stride)
+
     def windows(
         self, question: str, context: str, *, example: int = 0, truncate_question: bool = False
     ) -> list[Window]:
         """All windows of one question. Raises InputError for texts that cannot be used, and for an over-long question.
 
-        `truncate_question` cuts an over-long question to the tokens that fit instead.
+        `truncate_question` cuts an over-long question instead, and so far that the windows still advance well.
         """
         [windows] = self.windows_of([(question, context)], truncate_question=truncate_question)
         return [replace(window, example=example) for window in windows]
@@ -111,41 +122,57 @@ class Windower:
             yield result
 
     def windows_or_errors(
-        self, pairs: Iterable[tuple[str, str]], *, truncate_question: bool = False
+        self, pairs: Iterable[tuple[str, str] | InputError], *, truncate_question: bool = False
     ) -> Iterator[list[Window] | InputError]:
-        """Like `windows_of`, but a pair that cannot be used becomes an InputError in its place."""
-        source = iter(pairs)
+        """Like `windows_of`, but a pair that cannot be used becomes an InputError in its place.
+
+        An InputError among the pairs (a line that could not be parsed, say) is passed on in its place, too. Reads at
+        most `PAIRS_AT_ONCE` pairs ahead.
+        """
         example = 0
-        while chunk := list(islice(source, PAIRS_AT_ONCE)):
-            texts = self._tokenise({text for pair in chunk for text in pair})
-            for question, context in chunk:
-                try:
-                    tokens = _usable(texts[question], question, "question"), _usable(texts[context], context, "context")
-                    yield self._cut(example, *tokens, truncate_question=truncate_question)
-                except InputError as error:
-                    yield error
+        texts: dict[str, _Tokens | None] = {}
+        for chunk in _chunks(pairs):
+            # Texts of the chunk before stay known, so that a context is tokenised once when questions share it.
+            wanted = {text for pair in chunk if not isinstance(pair, InputError) for text in pair}
+            texts = {text: texts[text] for text in wanted & texts.keys()} | self._tokenise(wanted - texts.keys())
+            for pair in chunk:
+                yield pair if isinstance(pair, InputError) else self._cut_or_error(
+                    example, pair, texts, truncate_question=truncate_question
+                )
                 example += 1
 
     def _tokenise(self, texts: set[str]) -> dict[str, _Tokens | None]:
-        """Tokens of each text once; None for a text that is no Unicode."""
+        """Tokens of each text once; None for a text that is not valid Unicode."""
         valid = [text for text in texts if _is_unicode(text)]
         encodings = self._tokenizer.encode_batch(valid, add_special_tokens=False)
         found: dict[str, _Tokens | None] = dict.fromkeys(texts)
         found.update((text, _Tokens.of(encoding)) for text, encoding in zip(valid, encodings, strict=True))
         return found
 
+    def _cut_or_error(
+        self, example: int, pair: tuple[str, str], texts: dict[str, _Tokens | None], *, truncate_question: bool
+    ) -> list[Window] | InputError:
+        question, context = pair
+        try:
+            tokens = _usable(texts[question], question, "question"), _usable(texts[context], context, "context")
+            return self._cut(example, *tokens, truncate_question=truncate_question)
+        except InputError as error:
+            return error
+
     def _cut(self, example: int, question: _Tokens, context: _Tokens, *, truncate_question: bool) -> list[Window]:
         total = len(context.ids)
         free = self.max_length - SPECIAL_TOKENS
-        limit = free - min(total, self.doc_stride + min(LEAST_ADVANCE, (free - self.doc_stride + 1) // 2))
         ids = question.ids
+        # A context that does not fit whole needs room for the overlap and at least one new token a window.
+        limit = free - min(total, self.doc_stride + 1)
         if len(ids) > limit:
-            if not truncate_question or limit < 1:
+            if not truncate_question:
                 raise InputError(
                     f"the question has {len(ids)} tokens; beside this context at most {limit} fit into a window of "
                     f"{self.max_length}: shorten it, or allow that it is cut"
                 )
-            ids = ids[:limit]
+            advance = min(ADVANCE_AFTER_CUT, (free - self.doc_stride) // 2)
+            ids = ids[: free - min(total, self.doc_stride + advance)]
         head = np.concatenate([[self._cls], ids, [self._sep]]).astype(np.int32)
         room = free - len(ids)
         starts = [0] if total <= room else range(0, total - self.doc_stride, room - self.doc_stride)
@@ -159,6 +186,23 @@ class Windower:
             )
             for start in starts
         ]
+
+
+def _chunks(pairs: Iterable[tuple[str, str] | InputError]) -> Iterator[list[tuple[str, str] | InputError]]:
+    """The pairs in groups that are tokenised together, bounded by number and by characters of different texts."""
+    chunk: list[tuple[str, str] | InputError] = []
+    texts: set[str] = set()
+    characters = 0
+    for pair in pairs:
+        chunk.append(pair)
+        if not isinstance(pair, InputError):
+            characters += sum(len(text) for text in set(pair) - texts)
+            texts.update(pair)
+        if len(chunk) == PAIRS_AT_ONCE or characters >= CHARACTERS_AT_ONCE:
+            yield chunk
+            chunk, texts, characters = [], set(), 0
+    if chunk:
+        yield chunk
 
 
 def _is_unicode(text: str) -> bool:

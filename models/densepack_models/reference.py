@@ -1,0 +1,102 @@
+"""Rung 0: transformers' own BertForQuestionAnswering at full size, with what a checkpoint no longer has put back as zeros.
+
+This is the yardstick for everything else, so it shares no arithmetic with the packed module: transformers' forward, its
+mask, its scale. A head that was cut contributes nothing, and neither does one whose weights are all zero.
+
+    reference = reference_module(load_checkpoint("checkpoint/"))
+    start, end = reference(input_ids, attention_mask, token_type_ids)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForQuestionAnswering
+
+from densepack_models.checkpoint import Checkpoint
+
+# Fields of config.json that describe how the file is stored, not the model that transformers has to build.
+_STORAGE_FIELDS = ("pruned_heads", "architectures", "dtype", "torch_dtype", "transformers_version", "model_type")
+
+
+class ReferenceModule(nn.Module):
+    """transformers' module with the inputs and outputs that every module here has."""
+
+    def __init__(self, bert: BertForQuestionAnswering) -> None:
+        super().__init__()
+        self.bert = bert
+        self.eval()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """int64 [B, S] in; start and end logits [B, S] out."""
+        output = self.bert(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        return output.start_logits, output.end_logits
+
+
+class _ElementwiseNorm(nn.Module):
+    """What a checkpoint with `no_norm` has in place of LayerNorm."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, hidden, self.weight)
+
+
+def reference_module(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32) -> ReferenceModule:
+    """The full-size module of a checkpoint, in `dtype`, strictly loaded (RuntimeError would be a fault of ours)."""
+    settings = {name: value for name, value in checkpoint.config.items() if name not in _STORAGE_FIELDS}
+    bert = BertForQuestionAnswering(BertConfig(**settings))
+    if checkpoint.config.get("layer_norm_type") == "no_norm":
+        _replace_norms(bert, checkpoint.config["hidden_size"])
+    bert.to(dtype).load_state_dict(_full_size_tensors(checkpoint, dtype), strict=True)
+    return ReferenceModule(bert)
+
+
+def _replace_norms(module: nn.Module, hidden_size: int) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.LayerNorm):
+            setattr(module, name, _ElementwiseNorm(hidden_size))
+        else:
+            _replace_norms(child, hidden_size)
+
+
+def _full_size_tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
+    """All tensors in `dtype` at their full size: cut heads and units are zeros at the places they had."""
+    config = checkpoint.config
+    hidden, units = config["hidden_size"], config["intermediate_size"]
+    head_size = hidden // config["num_attention_heads"]
+    tensors = {name: tensor.to(dtype) for name, tensor in checkpoint.tensors.items()}
+    for index, heads in enumerate(checkpoint.heads):
+        prefix = f"bert.encoder.layer.{index}."
+        places = [head * head_size + offset for head in heads for offset in range(head_size)]
+        for name in ("query", "key", "value"):
+            _spread(tensors, f"{prefix}attention.self.{name}.weight", places, (hidden, hidden), 0)
+            _spread(tensors, f"{prefix}attention.self.{name}.bias", places, (hidden,), 0)
+        _spread(tensors, f"{prefix}attention.output.dense.weight", places, (hidden, hidden), 1)
+        live = _unit_places(checkpoint, index, tensors.get(f"{prefix}intermediate.dense.bias"))
+        _spread(tensors, f"{prefix}intermediate.dense.weight", live, (units, hidden), 0)
+        _spread(tensors, f"{prefix}intermediate.dense.bias", live, (units,), 0)
+        _spread(tensors, f"{prefix}output.dense.weight", live, (hidden, units), 1)
+    return tensors
+
+
+def _unit_places(checkpoint: Checkpoint, index: int, bias: Tensor | None) -> list[int]:
+    """Where the stored FFN units of a layer belong. Zero units that packing padded with have no place and are left out."""
+    if checkpoint.structure is not None:
+        return list(checkpoint.structure.layers[index].ffn_units)
+    return list(range(0 if bias is None else len(bias)))
+
+
+def _spread(tensors: dict[str, Tensor], name: str, places: Sequence[int], shape: tuple[int, ...], axis: int) -> None:
+    """Put the rows (axis 0) or columns (axis 1) of a stored tensor at their places in one of full size."""
+    stored = tensors.get(name)
+    full = torch.zeros(shape, dtype=torch.float32 if stored is None else stored.dtype)
+    if stored is not None and places:
+        index = torch.tensor(places)
+        full.index_copy_(axis, index, stored.narrow(axis, 0, len(places)))
+    tensors[name] = full
