@@ -47,3 +47,15 @@ def tiny_structure() -> Structure:
             LayerStructure(heads=(0, 1, 2), ffn_units=(), ffn_width=0),
         ),
     )
+
+
+@pytest.fixture(scope="session")
+def default_bundle(default_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole bundle of the default checkpoint, checked on a part of the sample set; built once a test run."""
+    from densepack_export.build import BuildOptions, Story, build_bundle
+    from densepack_runtime.squad import read_squad, sample_squad_path
+
+    folder = tmp_path_factory.mktemp("default") / "bundle"
+    options = BuildOptions(squad=read_squad(sample_squad_path()), squad_name="sample", engine=False)
+    build_bundle(default_checkpoint, folder, options, Story.silent())
+    return folder

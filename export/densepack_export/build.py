@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -81,6 +81,11 @@ class Story:
     tell: Callable[[str], None]
     show: Callable[[ParityReport], None]
     bar: Callable[[str, int], AbstractContextManager[Callable[..., None]]]
+
+    @classmethod
+    def silent(cls) -> Story:
+        """For callers that want the result alone."""
+        return cls(lambda _: None, lambda _: None, lambda *_: nullcontext(lambda *_: None))
 
 
 def build_bundle(source: str | Path, folder: Path, options: BuildOptions, story: Story) -> BuildResult:

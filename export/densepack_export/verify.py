@@ -26,7 +26,7 @@ from densepack_runtime.session import Batch, Logits, Precision
 
 # The module in torch.float16 is slow on a CPU; so many windows show overflow and gross rounding. ONNX Runtime computes
 # float16 graphs in float32 there, which is why this rung exists at all.
-HALF_MODULE_WINDOWS = 256
+HALF_MODULE_WINDOWS = 64
 
 
 def climb_from_checkpoint(
@@ -70,9 +70,9 @@ def _check_same_weights(bundle: Bundle, checkpoint: Checkpoint) -> None:
 
 
 def part_of(run: ParityRun, least_windows: int) -> ParityRun:
-    """Questions spread evenly over the dataset, with all their windows: at least `least_windows` where there are."""
-    total = len(run.dataset.questions)
-    places = {example: place for place, example in enumerate(range(0, total, max(1, total // least_windows)))}
+    """Questions spread evenly over the dataset, with all their windows: `least_windows` or somewhat more in all."""
+    step = max(1, len(run.windows) // least_windows)
+    places = {example: place for place, example in enumerate(range(0, len(run.dataset.questions), step))}
     dataset = replace(run.dataset, questions=tuple(run.dataset.questions[example] for example in places))
     windows = [replace(window, example=places[window.example]) for window in run.windows if window.example in places]
     return replace(run, dataset=dataset, windows=windows, on_windows=lambda _: None)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densepack_runtime.errors import InputError
+from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.session import Batch, Logits
 from densepack_runtime.windows import Window
 
@@ -73,7 +73,10 @@ class SpanCandidates:
 
 
 def span_candidates(batch: Batch, logits: Logits, rules: SpanRules | None = None) -> SpanCandidates:
-    """The `n_best` best spans of every row. Ties go to the earlier start, then to the earlier end."""
+    """The `n_best` best spans of every row. Ties go to the earlier start, then to the earlier end.
+
+    A window in which none of the best starts goes with any of the best ends gets the best span of all instead.
+    """
     rules = rules or SpanRules()
     start, end = context_logits(batch, logits)
     count = min(rules.n_best, batch.shape[1])
@@ -84,16 +87,17 @@ def span_candidates(batch: Batch, logits: Logits, rules: SpanRules | None = None
     score = np.take_along_axis(start, starts, 1)[:, :, None] + np.take_along_axis(end, ends, 1)[:, None, :]
     score = np.where((span >= 0) & (span < rules.max_answer_tokens), score, -np.inf).reshape(len(start), -1)
     best = _best_positions(score, min(rules.n_best, score.shape[1]))  # [B, N]
+    with np.errstate(invalid="ignore"):  # logits that overflowed are looked for where answers are ranked
+        null_score = logits.start[:, 0] + logits.end[:, 0]
     found = SpanCandidates(
         start=np.take_along_axis(starts, best // count, 1),
         end=np.take_along_axis(ends, best % count, 1),
         score=np.take_along_axis(score, best, 1).astype(np.float32),
-        null_score=logits.start[:, 0] + logits.end[:, 0],
+        null_score=null_score,
     )
     for row in np.flatnonzero(found.score[:, 0] == -np.inf).tolist():
-        # None of the best starts goes with any of the best ends: take the best span there is.
         found.start[row, 0], found.end[row, 0], found.score[row, 0] = _best_of_all(
-            start[row], end[row], rules.max_answer_tokens
+            batch.windows[row], start[row], end[row], rules.max_answer_tokens
         )
     return found
 
@@ -107,13 +111,13 @@ def best_spans(
 
 
 def context_logits(batch: Batch, logits: Logits) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The logits with everything that is not context at -inf, float32 [B, S]. NaN counts as -inf, too."""
+    """The logits with everything that is not context, or not finite, at -inf. float32 [B, S] each."""
     columns = np.arange(batch.shape[1])
     first = np.array([window.context_start for window in batch.windows])[:, None]
     last = np.array([window.length - 1 for window in batch.windows])[:, None]  # the closing [SEP]
     inside = (columns >= first) & (columns < last)
-    start = np.where(inside & ~np.isnan(logits.start), logits.start, -np.inf)
-    end = np.where(inside & ~np.isnan(logits.end), logits.end, -np.inf)
+    start = np.where(inside & np.isfinite(logits.start), logits.start, -np.inf)
+    end = np.where(inside & np.isfinite(logits.end), logits.end, -np.inf)
     return start.astype(np.float32), end.astype(np.float32)
 
 
@@ -122,12 +126,17 @@ def _best_positions(values: NDArray[np.float32], count: int) -> NDArray[np.int64
     return np.argsort(-values, axis=1, kind="stable")[:, :count]
 
 
-def _best_of_all(start: NDArray[np.float32], end: NDArray[np.float32], longest: int) -> tuple[int, int, float]:
-    """The best span of at most `longest` tokens of one row, by looking at all of them."""
-    padded = np.concatenate([end, np.full(longest - 1, -np.inf, dtype=end.dtype)])
-    score = start[:, None] + np.lib.stride_tricks.sliding_window_view(padded, longest)  # [S, longest]
+def _best_of_all(
+    window: Window, start: NDArray[np.float32], end: NDArray[np.float32], longest: int
+) -> tuple[int, int, float]:
+    """The best span of at most `longest` tokens of one window, by looking at all of them."""
+    first, last = window.context_start, window.length - 1
+    longest = min(longest, last - first)
+    padded = np.concatenate([end[first:last], np.full(longest - 1, -np.inf, dtype=end.dtype)])
+    ends = np.lib.stride_tricks.sliding_window_view(padded, longest)  # [context tokens, longest]
+    score = start[first:last, None] + ends
     place, length = np.unravel_index(int(np.argmax(score)), score.shape)
-    return int(place), int(place + length), float(score[place, length])
+    return int(first + place), int(first + place + length), float(score[place, length])
 
 
 def character_spans(window: Window, start: NDArray[np.int64], end: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -152,10 +161,16 @@ class QuestionSpans:
         valid = np.isfinite(candidates.score[row])
         places = character_spans(window, candidates.start[row][valid], candidates.end[row][valid])
         self.spans.append((window.first_token, places, candidates.score[row][valid]))
-        self.null_score = min(self.null_score, float(candidates.null_score[row]))
+        null_score = float(candidates.null_score[row])
+        if np.isfinite(null_score):
+            self.null_score = min(self.null_score, null_score)
 
     def ranked(self, context: str, rules: SpanRules) -> list[Answer]:
-        """The n-best answers with different texts, best first; with a null threshold the null answer among them."""
+        """The n-best answers with different texts, best first; with a null threshold the null answer among them.
+
+        The null answer comes first when the threshold decides for it, otherwise its place is that of its score.
+        Raises BackendError when the model gave no finite logits to choose by.
+        """
         in_order = sorted(self.spans, key=lambda entry: entry[0])
         places = np.concatenate([places for _, places, _ in in_order])
         scores = np.concatenate([scores for _, _, scores in in_order]).astype(np.float64)
@@ -170,13 +185,17 @@ class QuestionSpans:
         if rules.null_threshold is not None:
             entries.append(("", 0, 0, self.null_score))
             entries.sort(key=lambda entry: -entry[3])
+        if not found or not np.isfinite(entries[0][3]):
+            raise BackendError(
+                "the model gave no finite logits for this question: its weights are damaged, or the precision "
+                "overflows (densepack parity shows where)"
+            )
         answers = _with_probabilities(entries)
         return answers if rules.null_threshold is None else _null_first(answers, rules.null_threshold)
 
 
 def _with_probabilities(entries: Sequence[tuple[str, int, int, float]]) -> list[Answer]:
-    if not entries:
-        raise InputError("the model gave no usable logit for this question (all are NaN or infinite)")
+    """Answers whose scores are the softmax of the logit sums."""
     logits = np.array([entry[3] for entry in entries])
     weights = np.exp(logits - logits.max())
     weights /= weights.sum()

@@ -8,28 +8,32 @@ The provider that was asked for is the one that runs, or an error says why not.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from densepack_runtime.errors import BackendError, require
+from densepack_runtime.errors import BackendError, InputError, require
 from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Logits
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _SEVERITY_ERROR = 3
+# Linux tells here which logical processors share a core.
+_TOPOLOGY = "/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
 
 
 class OnnxRuntimeSession:
     """Runs one ONNX file. `threads` counts CPU threads, by default the physical cores. Thread-safe.
 
     Raises BackendError when the file is missing, damaged or not a graph of densepack, or when the provider is not to
-    be had; MissingDependencyError without onnxruntime.
+    be had; MissingDependencyError without onnxruntime; InputError for fewer than one thread.
     """
 
     def __init__(self, path: str | Path, *, provider: str = "cpu", threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
         runtime: Any = require("onnxruntime", "gpu" if provider == "cuda" else "cpu")
         conflict = onnxruntime_conflict()
         if conflict is not None:
@@ -47,7 +51,7 @@ class OnnxRuntimeSession:
             start, end = session.run(list(OUTPUT_NAMES), batch.arrays())
         except Exception as error:  # onnxruntime's errors have no common base but Exception
             raise BackendError(f"ONNX Runtime failed on a batch of shape {batch.shape}: {error}") from error
-        return Logits(start.astype(np.float32, copy=False), end.astype(np.float32, copy=False))
+        return Logits(start, end)
 
     def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
         """Logits of each batch, in order."""
@@ -73,6 +77,10 @@ def _provider_name(runtime: Any, provider: str) -> str:
 def _open(runtime: Any, path: Path, provider: str, threads: int | None) -> Any:
     if not path.is_file():
         raise BackendError(f"the ONNX file {path} is missing")
+    if provider == PROVIDERS["cuda"]:
+        # CUDA and cuDNN may come from pip's packages, where the loader does not look. What is not found is printed.
+        with redirect_stdout(sys.stderr):
+            runtime.preload_dlls()
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads or physical_cores()
     options.inter_op_num_threads = 1
@@ -91,23 +99,32 @@ def _open(runtime: Any, path: Path, provider: str, threads: int | None) -> Any:
 
 
 def _check_tensors(session: Any, path: Path) -> None:
-    inputs = sorted(tensor.name for tensor in session.get_inputs())
-    outputs = sorted(tensor.name for tensor in session.get_outputs())
-    if inputs != sorted(INPUT_NAMES) or outputs != sorted(OUTPUT_NAMES):
+    found = {tensor.name: tensor.type for tensor in (*session.get_inputs(), *session.get_outputs())}
+    wanted = dict.fromkeys(INPUT_NAMES, "tensor(int64)") | dict.fromkeys(OUTPUT_NAMES, "tensor(float)")
+    if found != wanted:
         raise BackendError(
-            f"{path.name} is not a graph of densepack: it has inputs {inputs} and outputs {outputs}, and "
-            f"{sorted(INPUT_NAMES)} and {sorted(OUTPUT_NAMES)} are needed"
+            f"{path.name} is not a graph of densepack: its inputs and outputs are {_listed(found)}; needed are "
+            f"{_listed(wanted)}"
         )
+
+
+def _listed(tensors: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in sorted(tensors.items()))
 
 
 def physical_cores() -> int:
     """Physical cores that this process may use; hyper-threads share the units that matrix products need."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     siblings = set()
-    for cpu in allowed:
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    for cpu in _allowed_processors():
+        topology = Path(_TOPOLOGY.format(cpu=cpu))
         siblings.add(topology.read_text(encoding="ascii").strip() if topology.is_file() else str(cpu))
     return max(1, len(siblings))
+
+
+def _allowed_processors() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def onnxruntime_conflict() -> str | None:

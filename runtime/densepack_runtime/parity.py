@@ -49,12 +49,13 @@ class Tolerance:
 def default_tolerance(precision: Precision, questions: int) -> Tolerance:
     """FP32 rungs are the same function up to rounding; FP16 rungs are judged by answers.
 
-    With few questions one changed answer weighs 100/n points, so an FP16 rung may always lose one.
+    With few questions one changed answer weighs 100/n points, so an FP16 rung may always change one.
     """
     if precision == "fp32":
         return Tolerance(max_abs_logit=1e-3, explained_spans_only=True)
-    drop = max(0.2, 100 / questions)
-    return Tolerance(min_span_agreement=99.0, max_f1_drop=drop, max_em_drop=drop)
+    one = 100 / questions
+    drop = max(0.2, one)
+    return Tolerance(min_span_agreement=min(99.0, 100 - one), max_f1_drop=drop, max_em_drop=drop)
 
 
 @dataclass(frozen=True, slots=True)

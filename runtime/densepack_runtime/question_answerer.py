@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, overload
@@ -18,7 +17,7 @@ from typing import Literal, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from densepack_runtime.answers import Answer, QuestionSpans, SpanRules, span_candidates
+from densepack_runtime.answers import Answer, QuestionSpans, SpanRules, null_odds, span_candidates
 from densepack_runtime.batching import TOKEN_BUDGET, length_sorted_batches
 from densepack_runtime.console import progress_bar
 from densepack_runtime.errors import InputError
@@ -29,24 +28,53 @@ from densepack_runtime.windows import Window, Windower
 
 Compat = Literal["transformers"]
 Pair = tuple[str, str]
-# Questions that are read ahead and sorted by length together: what bounds the memory of a stream.
+# Questions that are sorted by length and run together, and the windows that end a pool early when contexts are long:
+# what bounds the memory of a stream. It is read at most POOL_QUESTIONS + PAIRS_AT_ONCE questions ahead.
 POOL_QUESTIONS = 1024
+POOL_WINDOWS = 4096
 
 
 @dataclass
 class _Pool:
-    """Questions that are answered together: their contexts, and what was found so far."""
+    """Questions that are answered together: contexts, and windows or what is wrong with the question.
 
+    `first` is the number of the pool's first question in the stream; windows carry the number of theirs.
+    """
+
+    first: int
     contexts: list[str] = field(default_factory=list)
-    windows: list[list[Window]] = field(default_factory=list)
-    errors: dict[int, InputError] = field(default_factory=dict)
+    results: list[list[Window] | InputError] = field(default_factory=list)
+    window_count: int = 0
+
+    def add(self, pair: Pair | InputError, result: list[Window] | InputError) -> None:
+        self.contexts.append("" if isinstance(pair, InputError) else pair[1])
+        self.results.append(result)
+        self.window_count += 0 if isinstance(result, InputError) else len(result)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.results) >= POOL_QUESTIONS or self.window_count >= POOL_WINDOWS
+
+    def windows(self) -> Iterator[Window]:
+        for result in self.results:
+            if not isinstance(result, InputError):
+                yield from result
+
+
+@dataclass(frozen=True, slots=True)
+class SquadPredictions:
+    """Answer texts by question id. For SQuAD 2 also the null odds: score of "no answer" less that of the best span."""
+
+    texts: dict[str, str]
+    null_odds: dict[str, float]
 
 
 class QuestionAnswerer:
     """Answers questions with a session and the windower that belongs to its model.
 
-    `rules` decide on spans, `compat="transformers"` answers as the transformers 4 pipeline did instead. Not tied to a
-    thread, but one object serves one caller at a time unless its session is thread-safe (ONNX Runtime's is).
+    `rules` decide on spans; with `compat="transformers"`, `pipeline_rules` do, as the transformers 4 pipeline did.
+    Batches have at most `token_budget` padded tokens. An over-long question is an error unless `truncate_question`.
+    Safe to share between threads when its session is (ONNX Runtime's is).
     """
 
     def __init__(
@@ -55,12 +83,14 @@ class QuestionAnswerer:
         windower: Windower,
         *,
         rules: SpanRules | None = None,
+        pipeline_rules: PipelineRules | None = None,
         token_budget: int = TOKEN_BUDGET,
         truncate_question: bool = False,
     ) -> None:
         self.session = session
         self.windower = windower
         self.rules = rules or SpanRules()
+        self.pipeline_rules = pipeline_rules or PipelineRules()
         self.token_budget = token_budget
         self.truncate_question = truncate_question
 
@@ -73,6 +103,8 @@ class QuestionAnswerer:
         precision: Precision | None = None,
         threads: int | None = None,
         rules: SpanRules | None = None,
+        pipeline_rules: PipelineRules | None = None,
+        truncate_question: bool = False,
     ) -> Self:
         """Open a bundle. Raises BundleError when it is damaged, BackendError when nothing here can run it."""
         from densepack_runtime.backends import open_session
@@ -82,7 +114,7 @@ class QuestionAnswerer:
         manifest = opened.manifest
         windower = Windower(opened.tokenizer_json, max_length=manifest.max_length, doc_stride=manifest.doc_stride)
         session = open_session(opened, backend=backend, precision=precision, threads=threads)
-        return cls(session, windower, rules=rules)
+        return cls(session, windower, rules=rules, pipeline_rules=pipeline_rules, truncate_question=truncate_question)
 
     def close(self) -> None:
         """Free the model."""
@@ -103,14 +135,18 @@ class QuestionAnswerer:
     def best_answers(
         self, *, question: str, context: str, count: int = 5, compat: Compat | None = None
     ) -> list[Answer]:
-        """The best `count` answers, best first (fewer when the context has fewer spans)."""
+        """The best `count` answers with different texts, best first (fewer when the context has fewer).
+
+        Raises InputError as `answer` does.
+        """
         if count < 1:
             raise InputError(f"count must be at least 1, it is {count}")
-        if compat is not None:
-            found = self._ranked([(question, context)], compat, PipelineRules(top_k=count))
+        rules = self._rules(compat)
+        if isinstance(rules, SpanRules):
+            rules = replace(rules, n_best=max(rules.n_best, count))
         else:
-            found = self._ranked([(question, context)], None, None, replace(self.rules, n_best=max(20, count)))
-        [answers] = list(found)
+            rules = replace(rules, top_k=count)
+        [answers] = self._ranked([(question, context)], rules)
         if isinstance(answers, InputError):
             raise answers
         return answers[:count]
@@ -140,10 +176,11 @@ class QuestionAnswerer:
     ) -> Iterator[Answer | InputError]:
         """The best answer to each (question, context), in input order; memory does not grow with the stream.
 
+        The stream is read up to 1,088 questions ahead, fewer when contexts are long. `progress` shows a bar on stderr.
         A pair that cannot be used raises InputError; with `on_error="yield"` the error comes in its place and the rest
         goes on (an InputError among the pairs is passed through).
         """
-        for answers in self._with_progress(self._ranked(pairs, compat), pairs, progress):
+        for answers in self._with_progress(self._ranked(pairs, self._rules(compat)), pairs, progress):
             if isinstance(answers, InputError):
                 if on_error == "raise":
                     raise answers
@@ -152,10 +189,35 @@ class QuestionAnswerer:
                 yield answers[0]
 
     def predict(self, dataset: SquadDataset, *, progress: bool = False) -> dict[str, str]:
-        """The answer text of every question of a SQuAD file, by id. Raises InputError as `answer` does."""
+        """The answer text of every question of a SQuAD file, by id; "" where SQuAD 2 has no answer.
+
+        Raises InputError that names the question as `answer` does.
+        """
+        return self.predict_with_null_odds(dataset, progress=progress).texts
+
+    def predict_with_null_odds(self, dataset: SquadDataset, *, progress: bool = False) -> SquadPredictions:
+        """Like `predict`, with what the official script takes as --na-prob-file to find the best threshold.
+
+        For SQuAD 2 the null threshold of `rules` counts, 0 where they have none.
+        """
+        rules = self.rules
+        if dataset.allows_no_answer and rules.null_threshold is None:
+            rules = replace(rules, null_threshold=0.0)
         pairs = [(question.question, question.context) for question in dataset.questions]
-        answers = self.answer_many(pairs, progress=progress)
-        return {question.id: answer.text for question, answer in zip(dataset.questions, answers, strict=True)}
+        predictions = SquadPredictions({}, {})
+        found = self._with_progress(self._ranked(pairs, rules), pairs, progress)
+        for question, answers in zip(dataset.questions, found, strict=True):
+            if isinstance(answers, InputError):
+                raise InputError(f"question {question.id!r}: {answers}") from answers
+            predictions.texts[question.id] = answers[0].text
+            if dataset.allows_no_answer:
+                predictions.null_odds[question.id] = null_odds(answers)
+        return predictions
+
+    def _rules(self, compat: Compat | None) -> SpanRules | PipelineRules:
+        if compat not in (None, "transformers"):
+            raise InputError(f"unknown compat mode {compat!r}; known: transformers")
+        return self.rules if compat is None else self.pipeline_rules
 
     def _with_progress(
         self, found: Iterator[list[Answer] | InputError], pairs: Iterable[Pair | InputError], progress: bool
@@ -170,45 +232,43 @@ class QuestionAnswerer:
                 advance(1)
 
     def _ranked(
-        self,
-        pairs: Iterable[Pair | InputError],
-        compat: Compat | None,
-        pipeline_rules: PipelineRules | None = None,
-        rules: SpanRules | None = None,
+        self, pairs: Iterable[Pair | InputError], rules: SpanRules | PipelineRules
     ) -> Iterator[list[Answer] | InputError]:
         """The ranked answers to each pair, or the InputError that it gave."""
-        if compat not in (None, "transformers"):
-            raise InputError(f"unknown compat mode {compat!r}; known: transformers")
-        source = iter(pairs)
-        while chunk := list(islice(source, POOL_QUESTIONS)):
-            pool = self._pool(chunk)
-            if compat is None:
-                yield from self._span_answers(pool, rules or self.rules)
+        for pool in self._pools(pairs):
+            if isinstance(rules, SpanRules):
+                yield from self._span_answers(pool, rules)
             else:
-                yield from self._pipeline_answers(pool, pipeline_rules or PipelineRules())
+                yield from self._pipeline_answers(pool, rules)
 
-    def _pool(self, chunk: Sequence[Pair | InputError]) -> _Pool:
-        pool = _Pool()
-        good = (pair for pair in chunk if not isinstance(pair, InputError))
-        results = self.windower.windows_or_errors(good, truncate_question=self.truncate_question)
-        for index, pair in enumerate(chunk):
-            found = pair if isinstance(pair, InputError) else next(results)
-            if isinstance(found, InputError):
-                pool.errors[index] = found
-            pool.contexts.append("" if isinstance(pair, InputError) else pair[1])
-            pool.windows.append(
-                [] if isinstance(found, InputError) else [_renumbered(window, index) for window in found]
-            )
-        return pool
+    def _pools(self, pairs: Iterable[Pair | InputError]) -> Iterator[_Pool]:
+        """The questions with their windows, in input order, in pools of bounded size."""
+        read: deque[Pair | InputError] = deque()  # what the windower has taken and not given back yet
+
+        def remembered() -> Iterator[Pair | InputError]:
+            for pair in pairs:
+                read.append(pair)
+                yield pair
+
+        pool = _Pool(first=0)
+        for result in self.windower.windows_or_errors(remembered(), truncate_question=self.truncate_question):
+            pool.add(read.popleft(), result)
+            if pool.is_full:
+                yield pool
+                pool = _Pool(first=pool.first + len(pool.results))
+        if pool.results:
+            yield pool
 
     def _run(self, pool: _Pool) -> Iterator[tuple[Batch, Logits]]:
         """All windows of a pool in batches of similar length, with their logits."""
         under_way: deque[Batch] = deque()
 
         def batches() -> Iterator[Batch]:
-            windows = [window for group in pool.windows for window in group]
             for batch in length_sorted_batches(
-                windows, pad_id=self.windower.pad_id, token_budget=self.token_budget, pool_windows=len(windows) or 1
+                pool.windows(),
+                pad_id=self.windower.pad_id,
+                token_budget=self.token_budget,
+                pool_windows=max(1, pool.window_count),
             ):
                 under_way.append(batch)
                 yield batch
@@ -217,13 +277,13 @@ class QuestionAnswerer:
             yield under_way.popleft(), logits
 
     def _span_answers(self, pool: _Pool, rules: SpanRules) -> Iterator[list[Answer] | InputError]:
-        questions = [QuestionSpans() for _ in pool.contexts]
+        questions = [QuestionSpans() for _ in pool.results]
         for batch, logits in self._run(pool):
             candidates = span_candidates(batch, logits, rules)
             for row, window in enumerate(batch.windows):
-                questions[window.example].add(window, candidates, row)
-        for index, (question, context) in enumerate(zip(questions, pool.contexts, strict=True)):
-            yield pool.errors[index] if index in pool.errors else question.ranked(context, rules)
+                questions[window.example - pool.first].add(window, candidates, row)
+        for question, context, result in zip(questions, pool.contexts, pool.results, strict=True):
+            yield result if isinstance(result, InputError) else question.ranked(context, rules)
 
     def _pipeline_answers(self, pool: _Pool, rules: PipelineRules) -> Iterator[list[Answer] | InputError]:
         logits_of: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
@@ -231,13 +291,9 @@ class QuestionAnswerer:
             for row, window in enumerate(batch.windows):
                 key = (window.example, window.first_token)
                 logits_of[key] = (logits.start[row, : window.length], logits.end[row, : window.length])
-        for index, (context, windows) in enumerate(zip(pool.contexts, pool.windows, strict=True)):
-            if index in pool.errors:
-                yield pool.errors[index]
+        for context, result in zip(pool.contexts, pool.results, strict=True):
+            if isinstance(result, InputError):
+                yield result
                 continue
-            of_windows = [logits_of.pop((index, window.first_token)) for window in windows]
-            yield pipeline_answers(context, windows, of_windows, rules=rules)
-
-
-def _renumbered(window: Window, example: int) -> Window:
-    return window if window.example == example else replace(window, example=example)
+            of_windows = [logits_of.pop((window.example, window.first_token)) for window in result]
+            yield pipeline_answers(context, result, of_windows, self.windower.continues_word, rules)

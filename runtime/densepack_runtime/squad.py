@@ -16,8 +16,9 @@ import hashlib
 import json
 import re
 import string
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,10 @@ class SquadDataset:
     sha256: str
 
     @property
-    def has_impossible(self) -> bool:
-        """Whether this is SQuAD 2: some questions have no answer."""
-        return any(question.is_impossible for question in self.questions)
+    def allows_no_answer(self) -> bool:
+        """Whether this is SQuAD 2: by its version, or because a question is marked as impossible."""
+        version = self.version.lower().removeprefix("v")
+        return version.startswith("2") or any(question.is_impossible for question in self.questions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +91,16 @@ def read_squad(path: str | Path, *, limit: int | None = None) -> SquadDataset:
 
     Raises InputError that says where in the file something is wrong.
     """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit must be at least 1 question, it is {limit}")
     path = Path(path)
     try:
         raw = path.read_bytes()
         text = gzip.decompress(raw) if path.suffix == ".gz" else raw
         document = json.loads(text)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"the SQuAD file {path} cannot be read: {error}") from error
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end
         raise InputError(f"the SQuAD file {path} is not JSON: {error}") from error
     questions = tuple(_Reader(path).questions(document))
     if not questions:
@@ -196,49 +200,48 @@ def f1_or_empty(prediction: str, gold: str) -> float:
 
 
 def score_predictions(dataset: SquadDataset, predictions: Mapping[str, str]) -> SquadScore:
-    """Exact match and F1 of predictions by question id. Raises InputError when a question has none."""
+    """Exact match and F1 of predictions by question id, by the rules of the dataset's version.
+
+    Raises InputError when a question has no prediction, or, in SQuAD v1.1, no gold answer.
+    """
     missing = [question.id for question in dataset.questions if question.id not in predictions]
     if missing:
         raise InputError(
             f"{len(missing)} of {len(dataset.questions)} questions have no prediction, first {missing[0]!r}"
         )
-    overlap = f1_or_empty if dataset.has_impossible else f1
-    scores = [_score_question(question, predictions[question.id], overlap) for question in dataset.questions]
-    total = _mean(scores)
-    if not dataset.has_impossible:
-        return SquadScore(total.exact_match, total.f1, total.count)
-    pairs = list(zip(dataset.questions, scores, strict=True))
+    no_answer = dataset.allows_no_answer
+    scores = [_score_question(question, predictions[question.id], no_answer) for question in dataset.questions]
+    exact, overlap, count = _mean(scores)
+    if not no_answer:
+        return SquadScore(exact, overlap, count)
+    # As the official script sorts them: by the list of gold answers, not by `is_impossible`.
+    answered = [score for question, score in zip(dataset.questions, scores, strict=True) if question.answers]
+    unanswered = [score for question, score in zip(dataset.questions, scores, strict=True) if not question.answers]
     return SquadScore(
-        total.exact_match,
-        total.f1,
-        total.count,
-        has_answer=_mean([score for question, score in pairs if not _is_null(question)]),
-        no_answer=_mean([score for question, score in pairs if _is_null(question)]),
+        exact,
+        overlap,
+        count,
+        has_answer=ScorePart(*_mean(answered)) if answered else None,
+        no_answer=ScorePart(*_mean(unanswered)) if unanswered else None,
     )
 
 
-def _is_null(question: SquadQuestion) -> bool:
-    return not any(normalize_answer(answer) for answer in question.answers)
-
-
-def _score_question(
-    question: SquadQuestion, prediction: str, overlap: Callable[[str, str], float]
-) -> tuple[float, float]:
-    golds = question.answers
-    if overlap is f1_or_empty:  # the official script leaves out golds that normalise to nothing
-        golds = tuple(gold for gold in golds if normalize_answer(gold)) or ("",)
+def _score_question(question: SquadQuestion, prediction: str, no_answer: bool) -> tuple[float, float]:
+    """Exact match and F1 of one question, the best over its gold answers, by the rules of v2.0 if `no_answer`."""
+    golds, overlap = question.answers, f1
+    if no_answer:  # the official script leaves out golds that normalise to nothing
+        golds, overlap = tuple(gold for gold in golds if normalize_answer(gold)) or ("",), f1_or_empty
     if not golds:
         raise InputError(f"question {question.id!r} has no gold answer, and the file is not SQuAD 2")
     return max(exact_match(prediction, gold) for gold in golds), max(overlap(prediction, gold) for gold in golds)
 
 
-def _mean(scores: Sequence[tuple[float, float]]) -> ScorePart:
+def _mean(scores: Sequence[tuple[float, float]]) -> tuple[float, float, int]:
+    """Means in percent, and of how many."""
     count = len(scores)
-    if count == 0:
-        return ScorePart(0.0, 0.0, 0)
-    return ScorePart(100 * sum(em for em, _ in scores) / count, 100 * sum(f for _, f in scores) / count, count)
+    return 100 * sum(exact for exact, _ in scores) / count, 100 * sum(part for _, part in scores) / count, count
 
 
-def write_predictions(path: Path, predictions: Mapping[str, str]) -> None:
+def write_predictions(path: str | Path, predictions: Mapping[str, str]) -> None:
     """Write predictions as the official evaluation script reads them: one JSON object, id to text."""
     write_text_atomic(Path(path), json.dumps(dict(predictions), indent=1, ensure_ascii=False) + "\n")

@@ -10,7 +10,7 @@ transformers' tokenizers do it for SQuAD. The question is never cut unless that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 MAX_LENGTH = 384
 DOC_STRIDE = 128
 # Pairs that are tokenised together: enough for the tokenizer's threads, little enough to stay a stream. The tokenizer
-# needs about 100 bytes a character while it works, so that long texts are taken in smaller groups.
+# takes about 200 bytes of memory a character while it works (measured), so that long texts come in smaller groups.
 PAIRS_AT_ONCE = 64
-CHARACTERS_AT_ONCE = 1_000_000
+CHARACTERS_AT_ONCE = 250_000
 # A question that has to be cut is cut so far that the windows of a long context advance by this many tokens: cut to the
 # last token that fits, it would make a window for every token of the context.
 ADVANCE_AFTER_CUT = 32
@@ -81,15 +81,16 @@ class Windower:
     """
 
     def __init__(self, tokenizer_json: str, *, max_length: int = MAX_LENGTH, doc_stride: int = DOC_STRIDE) -> None:
-        if max_length < SPECIAL_TOKENS + 2 or not 0 <= doc_stride < max_length - SPECIAL_TOKENS:
+        if not 0 <= doc_stride <= max_length - SPECIAL_TOKENS - 2:
             raise InputError(
-                f"windows of {max_length} tokens that overlap by {doc_stride} leave no room: the overlap has to be "
-                f"smaller than the length less {SPECIAL_TOKENS} special tokens"
+                f"windows of {max_length} tokens that overlap by {doc_stride} leave no room: beside {SPECIAL_TOKENS} "
+                "special tokens and the overlap, a window needs a token of the question and a new one of the context"
             )
         self.max_length = max_length
         self.doc_stride = doc_stride
         self._tokenizer = _load_tokenizer(tokenizer_json)
         self._cls, self._sep = _special_ids(self._tokenizer)
+        self._continues_word = _continuation_table(self._tokenizer)
         pad_id = self._tokenizer.token_to_id("[PAD]")
         self.pad_id: int = 0 if pad_id is None else pad_id
 
@@ -136,10 +137,16 @@ class Windower:
             wanted = {text for pair in chunk if not isinstance(pair, InputError) for text in pair}
             texts = {text: texts[text] for text in wanted & texts.keys()} | self._tokenise(wanted - texts.keys())
             for pair in chunk:
-                yield pair if isinstance(pair, InputError) else self._cut_or_error(
-                    example, pair, texts, truncate_question=truncate_question
+                yield (
+                    pair
+                    if isinstance(pair, InputError)
+                    else self._cut_or_error(example, pair, texts, truncate_question=truncate_question)
                 )
                 example += 1
+
+    def continues_word(self, token_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which of these tokens continue the word of the token before them (WordPiece writes them with ##)."""
+        return self._continues_word[token_ids]
 
     def _tokenise(self, texts: set[str]) -> dict[str, _Tokens | None]:
         """Tokens of each text once; None for a text that is not valid Unicode."""
@@ -193,7 +200,8 @@ def _chunks(pairs: Iterable[tuple[str, str] | InputError]) -> Iterator[list[tupl
     chunk: list[tuple[str, str] | InputError] = []
     texts: set[str] = set()
     characters = 0
-    for pair in pairs:
+    for given in pairs:
+        pair = given if isinstance(given, InputError) else _checked_pair(given)
         chunk.append(pair)
         if not isinstance(pair, InputError):
             characters += sum(len(text) for text in set(pair) - texts)
@@ -203,6 +211,13 @@ def _chunks(pairs: Iterable[tuple[str, str] | InputError]) -> Iterator[list[tupl
             chunk, texts, characters = [], set(), 0
     if chunk:
         yield chunk
+
+
+def _checked_pair(pair: tuple[str, str]) -> tuple[str, str] | InputError:
+    """The pair, or what is wrong with it: callers without type checking pass all kinds of things."""
+    if isinstance(pair, tuple | list) and [type(text) for text in pair] == [str, str]:
+        return pair
+    return InputError(f"a question with its context must be a pair of strings, this is {str(pair)[:60]!r}")
 
 
 def _is_unicode(text: str) -> bool:
@@ -248,7 +263,8 @@ def _special_ids(tokenizer: Tokenizer) -> tuple[int, int]:
     return empty.ids[0], empty.ids[1]
 
 
-def context_length(windows: Sequence[Window]) -> int:
-    """Tokens of the whole context that these windows (all of one question) were cut from."""
-    last = max(windows, key=lambda window: window.first_token)
-    return last.first_token + len(last.offsets)
+def _continuation_table(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+    vocabulary = tokenizer.get_vocab()
+    table = np.zeros(max(vocabulary.values()) + 1, dtype=np.bool_)
+    table[[identity for token, identity in vocabulary.items() if token.startswith("##") and len(token) > 2]] = True
+    return table

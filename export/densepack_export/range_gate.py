@@ -1,0 +1,200 @@
+"""The FP16 range gate: how large does every float16 tensor of the typed graph become on real windows?
+
+    report = measure_fp16_ranges(packed, batches, onnx_path=Path("model.fp16.onnx"))
+    report.check()                           # ParityError that names the layer, the tensor, the value and the limit
+
+ONNX Runtime on a CPU computes a float16 graph in float32 and so never shows an overflow; a GPU does, as inf and then as
+NaN logits. The gate therefore runs the shipped graph itself with its types widened: same nodes, same names, the
+parameters in float32 as they were before rounding, and the extremes of every float16 tensor as
+further outputs. What
+the graph holds in float16 is what is measured, by construction.
+
+Padded positions count as well: a GPU computes them too, and an overflow there is NaN in a row that real tokens share.
+Sums inside a matrix product are not seen, only its result; TensorRT and PyTorch accumulate float16 products in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from densepack_export.onnx_graph import graph_from_module
+from densepack_export.onnx_names import CAST, TRANSPOSED
+from densepack_models.packed_bert import PackedBertForQuestionAnswering
+from densepack_runtime.errors import ExportError, InputError, ParityError, require
+from densepack_runtime.session import OUTPUT_NAMES, Batch
+
+# Half of what float16 can hold (65504): windows that were not measured may go further.
+LIMIT = 3e4
+# Operators whose output holds only values of their first input, which has an entry of its own.
+MOVES = frozenset({"Reshape", "Transpose", "Slice", "Gather", "Unsqueeze", "Squeeze", "Identity", "Concat", "Split"})
+_EXTREMES = ("ReduceMax", "ReduceMin")
+_NAMED_IN_ERROR = 5
+
+
+@dataclass(frozen=True, slots=True)
+class RangeReport:
+    """Largest magnitude of every float16 tensor, weight and product, in the order of the graph, over `windows` rows."""
+
+    magnitudes: dict[str, float]
+    windows: int
+    limit: float = LIMIT
+
+    @property
+    def worst_name(self) -> str:
+        """The tensor with the largest magnitude."""
+        return max(self.magnitudes, key=lambda name: _sortable(self.magnitudes[name]))
+
+    @property
+    def worst_magnitude(self) -> float:
+        return self.magnitudes[self.worst_name]
+
+    @property
+    def over_limit(self) -> dict[str, float]:
+        """What is above the limit (or not a number), in the order of the graph: the first is where it begins."""
+        return {name: value for name, value in self.magnitudes.items() if not value <= self.limit}
+
+    def check(self) -> None:
+        """Raise ParityError that names layer, tensor, value and limit when float16 would come near its end."""
+        over = self.over_limit
+        if not over:
+            return
+        named = ", ".join(f"{name} {value:,.0f}" for name, value in list(over.items())[:_NAMED_IN_ERROR])
+        more = f" and {len(over) - _NAMED_IN_ERROR} more" if len(over) > _NAMED_IN_ERROR else ""
+        raise ParityError(
+            f"float16 would overflow in {part_of(next(iter(over)))}: over {self.windows} windows these tensors reach "
+            f"{named}{more}; the limit is {self.limit:,.0f} (float16 ends at 65,504). Scale these weights down where "
+            "a following projection can be scaled up, or use the float32 graph"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "limit": self.limit,
+            "windows": self.windows,
+            "worst": {"name": self.worst_name, "magnitude": self.worst_magnitude},
+            "magnitudes": dict(self.magnitudes),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RangeReport:
+        """Read what `as_dict` wrote. Raises InputError."""
+        try:
+            magnitudes = {str(name): float(value) for name, value in data["magnitudes"].items()}
+            return cls(magnitudes=magnitudes, windows=int(data["windows"]), limit=float(data["limit"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"the record of the FP16 range gate cannot be read: {error!r}") from error
+
+
+def part_of(name: str) -> str:
+    """'layer.3', 'embeddings' or 'qa_outputs': the part of the model that a tensor of the graph belongs to."""
+    path = name.strip("/").replace("/", ".").split(".")
+    return ".".join(path[:2]) if path[0] == "layer" else path[0]
+
+
+def measure_fp16_ranges(
+    packed: PackedBertForQuestionAnswering, batches: Iterable[Batch], *, onnx_path: Path | None = None
+) -> RangeReport:
+    """Run all batches through the float16 graph in float32 and keep the largest magnitude of each float16 tensor.
+
+    `onnx_path` is the float16 file that `export_onnx` wrote from this module; without it the graph is traced again.
+    Raises InputError when there is no batch, ExportError when the graph is not a float16 graph of this module, and
+    ParityError when even float32 does not stay finite.
+    """
+    graph = graph_from_module(packed, "fp16") if onnx_path is None else ir.load(onnx_path)
+    parameters = {name: tensor.detach().numpy() for name, tensor in packed.state_dict().items()}
+    weights = _widen_parameters(graph, parameters)
+    measured = [value for value in _half_values(graph) if value.producer().op_type not in MOVES]  # type: ignore[union-attr]
+    if not measured:
+        raise ExportError("the graph has no float16 tensor: the range gate needs the graph that was exported as fp16")
+    names = [str(value.name) for value in measured]
+    _widen_values(graph)
+    _add_extremes(graph, measured)
+    largest, windows = _run(graph, len(names), batches)
+    return RangeReport(
+        magnitudes={**weights, **dict(zip(names, map(float, largest), strict=True))},
+        windows=windows,
+    )
+
+
+def _half_values(graph: ir.Model) -> list[ir.Value]:
+    """Every float16 tensor that a node computes, in order."""
+    values = [value for node in graph.graph for value in node.outputs]
+    untyped = [str(value.name) for value in values if value.dtype is None]
+    if untyped:
+        raise ExportError(f"the graph does not say what type these tensors have: {', '.join(untyped)}")
+    return [value for value in values if value.dtype == ir.DataType.FLOAT16]
+
+
+def _widen_parameters(graph: ir.Model, parameters: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
+    """Put the float32 parameters in the place of those rounded to float16; their magnitudes by name, in order."""
+    origins = {}
+    for name, value in graph.graph.initializers.items():
+        if value.dtype == ir.DataType.FLOAT16 or name.endswith(CAST):
+            origins[name.removesuffix(CAST).removesuffix(TRANSPOSED)] = value
+    unknown = sorted(origins.keys() - parameters.keys())
+    if unknown:
+        raise ExportError(f"the graph holds {', '.join(unknown)}, no parameter of this module: export it again")
+    for origin, value in origins.items():
+        array = parameters[origin].T if TRANSPOSED in str(value.name) else parameters[origin]
+        if value.shape is None or tuple(value.shape) != array.shape:
+            raise ExportError(
+                f"{value.name} is {value.shape} in the graph and {array.shape} in the module: export it again"
+            )
+        value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
+        value.dtype = ir.DataType.FLOAT
+    return {name: float(np.abs(parameters[name]).max()) for name in parameters if name in origins}
+
+
+def _widen_values(graph: ir.Model) -> None:
+    """Make float32 of every float16 tensor and of every cast to it."""
+    for node in graph.graph:
+        if node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT16:
+            node.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT)
+        for value in node.outputs:
+            if value.dtype == ir.DataType.FLOAT16:
+                value.dtype = ir.DataType.FLOAT
+
+
+def _add_extremes(graph: ir.Model, values: Sequence[ir.Value]) -> None:
+    """Two scalar outputs per value, its maximum and minimum, computed right behind it so that it can be freed."""
+    for index, value in enumerate(values):
+        for operator in _EXTREMES:
+            name = f"{operator}_{index}"
+            node = ir.node(operator, [value], attributes={"keepdims": 0}, name=name)
+            result = node.outputs[0]
+            result.name, result.dtype, result.shape = name, ir.DataType.FLOAT, ir.Shape([])
+            graph.graph.insert_after(value.producer(), node)  # type: ignore[arg-type]
+            graph.graph.outputs.append(result)
+
+
+def _run(graph: ir.Model, count: int, batches: Iterable[Batch]) -> tuple[NDArray[np.float32], int]:
+    """Largest magnitude of each value over all batches, float32 [count], and the number of rows."""
+    ort = require("onnxruntime", "cpu")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED  # the order of the graph: extremes at once, not last
+    content = ir.serde.serialize_model(graph).SerializeToString()
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    del content
+    names = [*OUTPUT_NAMES, *(f"{operator}_{index}" for index in range(count) for operator in _EXTREMES)]
+    largest, windows = np.zeros(count, dtype=np.float32), 0
+    for batch in batches:
+        start, end, *extremes = session.run(names, batch.arrays())
+        if not (np.isfinite(start).all() and np.isfinite(end).all()):
+            raise ParityError("logits are not finite even in float32: the weights of this checkpoint are damaged")
+        magnitudes = np.abs(np.asarray(extremes, dtype=np.float32)).reshape(count, len(_EXTREMES)).max(axis=1)
+        largest = np.maximum(largest, magnitudes)
+        windows += batch.shape[0]
+    if not windows:
+        raise InputError("the FP16 range gate got no windows: pass at least one batch")
+    return largest, windows
+
+
+def _sortable(value: float) -> float:
+    return float("inf") if np.isnan(value) else value

@@ -1,0 +1,77 @@
+"""Batches hold every window once, padded right, within the budget, and are made from bounded pools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from densepack_runtime.batching import length_sorted_batches, pad_windows
+from densepack_runtime.errors import InputError
+from densepack_runtime.windows import Window
+
+
+def make_window(length: int, example: int = 0) -> Window:
+    ids = np.arange(1, length + 1, dtype=np.int32)
+    return Window(example, ids, context_start=2, offsets=np.zeros((length - 3, 2), dtype=np.int32))
+
+
+def test_padding() -> None:
+    batch = pad_windows([make_window(4), make_window(6)], pad_id=9, length=7)
+    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 9, 9, 9], [1, 2, 3, 4, 5, 6, 9]]
+    assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 0]]
+    assert batch.token_type_ids.tolist() == [[0, 0, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 1, 0]]
+    assert all(array.dtype == np.int64 for array in batch.arrays().values())
+    assert batch.shape == (2, 7)
+
+
+@pytest.mark.parametrize(("lengths", "width"), [([], None), ([5], 4)])
+def test_what_cannot_be_padded_is_refused(lengths: list[int], width: int | None) -> None:
+    with pytest.raises(InputError, match="cannot pad"):
+        pad_windows([make_window(length) for length in lengths], length=width)
+
+
+@given(
+    lengths=st.lists(st.integers(4, 60), max_size=60),
+    budget=st.integers(1, 300),
+    most=st.integers(1, 8),
+    pool=st.integers(1, 20),
+)
+def test_every_window_comes_once_and_within_the_budget(lengths: list[int], budget: int, most: int, pool: int) -> None:
+    windows = [make_window(length, example) for example, length in enumerate(lengths)]
+    batches = list(length_sorted_batches(windows, token_budget=budget, max_batch=most, pool_windows=pool))
+    assert sorted(window.example for batch in batches for window in batch.windows) == list(range(len(lengths)))
+    for batch in batches:
+        rows, width = batch.shape
+        assert rows <= most
+        assert rows == 1 or rows * width <= budget
+        assert width == max(window.length for window in batch.windows)
+
+
+def test_similar_lengths_come_together() -> None:
+    windows = [make_window(length) for length in [10, 50, 11, 49] * 10]
+    batches = list(length_sorted_batches(windows, token_budget=500))
+    padded, real = sum(batch.input_ids.size for batch in batches), sum(window.length for window in windows)
+    assert padded < 1.1 * real
+
+
+def test_reads_no_further_than_its_pool() -> None:
+    read = 0
+
+    def endless() -> Iterator[Window]:
+        nonlocal read
+        while True:
+            read += 1
+            yield make_window(10)
+
+    next(length_sorted_batches(endless(), pool_windows=50))
+    assert read == 50
+
+
+@pytest.mark.parametrize("setting", ["token_budget", "max_batch", "pool_windows"])
+def test_settings_must_be_positive(setting: str) -> None:
+    with pytest.raises(InputError, match="must be positive"):
+        next(length_sorted_batches([make_window(5)], **{setting: 0}))
