@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from densepack_models.structure import LayerStructure, Structure
+from tests.command_line import CommandLine
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -59,3 +60,9 @@ def default_bundle(default_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     options = BuildOptions(squad=read_squad(sample_squad_path()), squad_name="sample", engine=False)
     build_bundle(default_checkpoint, folder, options, Story.silent())
     return folder
+
+
+@pytest.fixture
+def densepack(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line, in this process."""
+    return CommandLine(monkeypatch, capsys)

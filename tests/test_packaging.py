@@ -100,7 +100,7 @@ def test_wheel_answers_outside_the_checkout(
     seen = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path)
     assert seen.stdout.strip() == "[]"
     question = ["-q", "Who built the bridge?", "-c", "The bridge was built by Anna Berg in 1901."]
-    command = [python, "-m", "densepack_export.cli", "answer", default_bundle, *question]
+    command = [str(python), "-m", "densepack_export.cli", "answer", str(default_bundle), *question]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "Anna Berg"

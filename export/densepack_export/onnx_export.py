@@ -11,6 +11,7 @@ and renamed last.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from densepack_export.onnx_checks import check_onnx
 from densepack_export.onnx_graph import graph_from_module
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.structure import Structure
-from densepack_runtime.errors import ExportError, require
+from densepack_runtime.errors import ExportError
 from densepack_runtime.files import new_file, sha256_of
-from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Precision
+from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
+from densepack_runtime.session import INPUT_NAMES, Batch, Precision, Session
 
 # A protobuf message ends at 2 GiB; names and shapes need little.
 LARGEST_FILE_BYTES = 2**31 - 2**20
@@ -91,7 +93,7 @@ def export_onnx(packed: PackedBertForQuestionAnswering, path: Path, *, precision
     """Write and check one ONNX file; an existing one is replaced when everything has passed.
 
     Raises ExportError when the graph cannot be made, is too large for one file, is not as promised, or does not
-    compute what the module computes.
+    compute what the module computes; BackendError when ONNX Runtime refuses it.
     """
     path = Path(path)
     graph = graph_from_module(packed, precision)
@@ -141,30 +143,19 @@ def compare_onnx_with_module(
 ) -> tuple[ShapeDifference, ...]:
     """Run a file in ONNX Runtime (CPU) and the module in PyTorch on random padded batches of these (batch, length).
 
-    Raises ExportError when ONNX Runtime cannot load or run the file.
+    Raises BackendError when ONNX Runtime cannot load or run the file.
     """
-    session = _open(path)
-    return tuple(_difference(session, module, random_batch(module.structure, *shape)) for shape in shapes)
+    with closing(OnnxRuntimeSession(path, threads=torch.get_num_threads())) as session:
+        return tuple(_difference(session, module, random_batch(module.structure, *shape)) for shape in shapes)
 
 
-def _open(path: Path) -> Any:
-    ort = require("onnxruntime", "cpu")
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors; a warning about an operator without a float16 kernel is no news
-    options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except ort.capi.onnxruntime_pybind11_state.OnnxRuntimeException as error:
-        raise ExportError(f"ONNX Runtime cannot load the graph: {error}") from error
-
-
-def _difference(session: Any, module: nn.Module, batch: Batch) -> ShapeDifference:
-    found: Sequence[np.ndarray[Any, Any]] = session.run(list(OUTPUT_NAMES), batch.arrays())
+def _difference(session: Session, module: nn.Module, batch: Batch) -> ShapeDifference:
+    found = session.run(batch)
     with torch.inference_mode():
         expected = module(*(torch.from_numpy(batch.arrays()[name]) for name in INPUT_NAMES))
     rows, length = batch.shape
     real = batch.attention_mask.astype(bool)
-    pairs = [(there[real], here.numpy()[real]) for there, here in zip(found, expected, strict=True)]
+    pairs = [(there[real], here.numpy()[real]) for there, here in zip((found.start, found.end), expected, strict=True)]
     return ShapeDifference(
         batch=rows,
         length=length,

@@ -38,9 +38,7 @@ def graph_from_module(packed: PackedBertForQuestionAnswering, precision: Precisi
     """
     dtype = packed.qa_outputs.weight.dtype
     if dtype != torch.float32:
-        raise ExportError(
-            f"only a float32 module can be exported, this one is {dtype}: pack it with dtype=torch.float32"
-        )
+        raise ExportError(f"a float32 module is exported, this one is in {dtype}: pack it with dtype=torch.float32")
     model = _trace(packed.typed_fp16() if precision == "fp16" else packed)
     _simplify(model)
     name_graph(model)

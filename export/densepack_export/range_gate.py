@@ -5,12 +5,14 @@
 
 ONNX Runtime on a CPU computes a float16 graph in float32 and so never shows an overflow; a GPU does, as inf and then as
 NaN logits. The gate therefore runs the shipped graph itself with its types widened: same nodes, same names, the
-parameters in float32 as they were before rounding, and the extremes of every float16 tensor as
-further outputs. What
+parameters in float32 as they were before rounding, and the extremes of every float16 tensor as further outputs. What
 the graph holds in float16 is what is measured, by construction.
 
-Padded positions count as well: a GPU computes them too, and an overflow there is NaN in a row that real tokens share.
-Sums inside a matrix product are not seen, only its result; TensorRT and PyTorch accumulate float16 products in float32.
+Padded positions count as well: a GPU computes them too, and inf in a padded value times its attention weight 0 is NaN
+in every real row. The sums inside a matrix product are not seen, only its result: the limit leaves them a factor of 2.
+
+Float16 has two ends. Weights below 6.1e-5 are subnormal there and lose bits, so a matrix that lies mostly below closes
+the gate too. (A value projection times 2^12 with its output projection times 2^-12 goes towards both.)
 """
 
 from __future__ import annotations
@@ -32,6 +34,10 @@ from densepack_runtime.session import OUTPUT_NAMES, Batch
 
 # Half of what float16 can hold (65504): windows that were not measured may go further.
 LIMIT = 3e4
+# The smallest float16 number with all 11 bits, and the share of a matrix's values that may be smaller (zeros aside).
+# Trained matrices have 0.1 % to 3 % there.
+SMALLEST_NORMAL = 2.0**-14
+SUBNORMAL_LIMIT = 0.5
 # Operators whose output holds only values of their first input, which has an entry of its own.
 MOVES = frozenset({"Reshape", "Transpose", "Slice", "Gather", "Unsqueeze", "Squeeze", "Identity", "Concat", "Split"})
 _EXTREMES = ("ReduceMax", "ReduceMin")
@@ -40,9 +46,14 @@ _NAMED_IN_ERROR = 5
 
 @dataclass(frozen=True, slots=True)
 class RangeReport:
-    """Largest magnitude of every float16 tensor, weight and product, in the order of the graph, over `windows` rows."""
+    """Largest magnitude of every float16 tensor, weight and product, weights first, then in the order of the graph.
+
+    Over `windows` rows. `subnormal` is the share, 0 to 1, of the values of each weight matrix that float16 holds with
+    fewer bits.
+    """
 
     magnitudes: dict[str, float]
+    subnormal: dict[str, float]
     windows: int
     limit: float = LIMIT
 
@@ -60,18 +71,28 @@ class RangeReport:
         """What is above the limit (or not a number), in the order of the graph: the first is where it begins."""
         return {name: value for name, value in self.magnitudes.items() if not value <= self.limit}
 
+    @property
+    def below_range(self) -> dict[str, float]:
+        """Weight matrices that are mostly subnormal, with the share that is."""
+        return {name: share for name, share in self.subnormal.items() if share > SUBNORMAL_LIMIT}
+
     def check(self) -> None:
-        """Raise ParityError that names layer, tensor, value and limit when float16 would come near its end."""
-        over = self.over_limit
-        if not over:
-            return
-        named = ", ".join(f"{name} {value:,.0f}" for name, value in list(over.items())[:_NAMED_IN_ERROR])
-        more = f" and {len(over) - _NAMED_IN_ERROR} more" if len(over) > _NAMED_IN_ERROR else ""
-        raise ParityError(
-            f"float16 would overflow in {part_of(next(iter(over)))}: over {self.windows} windows these tensors reach "
-            f"{named}{more}; the limit is {self.limit:,.0f} (float16 ends at 65,504). Scale these weights down where "
-            "a following projection can be scaled up, or use the float32 graph"
-        )
+        """Raise ParityError that names layer, tensor, value and limit when float16 would come near one of its ends."""
+        faults = []
+        if over := self.over_limit:
+            faults.append(
+                f"would overflow in {part_of(next(iter(over)))}: over {self.windows} windows these tensors reach "
+                f"{_list(over, ',.0f')}; the limit is {self.limit:,.0f} (float16 ends at 65,504)"
+            )
+        if below := self.below_range:
+            faults.append(
+                f"would lose bits in {part_of(next(iter(below)))}: weights below {SMALLEST_NORMAL:.2g} make up "
+                f"{_list(below, '.0%')}; the limit is {SUBNORMAL_LIMIT:.0%}"
+            )
+        if faults:
+            raise ParityError(
+                f"float16 {'; it '.join(faults)}. Move the scale from one projection to the next, or use float32"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -79,14 +100,17 @@ class RangeReport:
             "windows": self.windows,
             "worst": {"name": self.worst_name, "magnitude": self.worst_magnitude},
             "magnitudes": dict(self.magnitudes),
+            "subnormal": dict(self.subnormal),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RangeReport:
         """Read what `as_dict` wrote. Raises InputError."""
         try:
-            magnitudes = {str(name): float(value) for name, value in data["magnitudes"].items()}
-            return cls(magnitudes=magnitudes, windows=int(data["windows"]), limit=float(data["limit"]))
+            magnitudes, subnormal = (
+                {str(name): float(value) for name, value in data[key].items()} for key in ("magnitudes", "subnormal")
+            )
+            return cls(magnitudes, subnormal, windows=int(data["windows"]), limit=float(data["limit"]))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"the record of the FP16 range gate cannot be read: {error!r}") from error
 
@@ -108,7 +132,7 @@ def measure_fp16_ranges(
     """
     graph = graph_from_module(packed, "fp16") if onnx_path is None else ir.load(onnx_path)
     parameters = {name: tensor.detach().numpy() for name, tensor in packed.state_dict().items()}
-    weights = _widen_parameters(graph, parameters)
+    weights = {name: parameters[name] for name in _widen_parameters(graph, parameters)}
     measured = [value for value in _half_values(graph) if value.producer().op_type not in MOVES]  # type: ignore[union-attr]
     if not measured:
         raise ExportError("the graph has no float16 tensor: the range gate needs the graph that was exported as fp16")
@@ -116,10 +140,19 @@ def measure_fp16_ranges(
     _widen_values(graph)
     _add_extremes(graph, measured)
     largest, windows = _run(graph, len(names), batches)
+    magnitudes = {name: float(np.abs(weight).max()) for name, weight in weights.items()}
     return RangeReport(
-        magnitudes={**weights, **dict(zip(names, map(float, largest), strict=True))},
+        magnitudes={**magnitudes, **dict(zip(names, map(float, largest), strict=True))},
+        subnormal={name: subnormal_share(weight) for name, weight in weights.items() if weight.ndim > 1},
         windows=windows,
     )
+
+
+def subnormal_share(weight: NDArray[np.float32]) -> float:
+    """Share, 0 to 1, of the values other than zero that are below float16's smallest normal number."""
+    magnitudes = np.abs(weight)
+    nonzero = int(np.count_nonzero(magnitudes))
+    return int(np.count_nonzero((magnitudes > 0) & (magnitudes < SMALLEST_NORMAL))) / max(1, nonzero)
 
 
 def _half_values(graph: ir.Model) -> list[ir.Value]:
@@ -131,8 +164,8 @@ def _half_values(graph: ir.Model) -> list[ir.Value]:
     return [value for value in values if value.dtype == ir.DataType.FLOAT16]
 
 
-def _widen_parameters(graph: ir.Model, parameters: Mapping[str, NDArray[np.float32]]) -> dict[str, float]:
-    """Put the float32 parameters in the place of those rounded to float16; their magnitudes by name, in order."""
+def _widen_parameters(graph: ir.Model, parameters: Mapping[str, NDArray[np.float32]]) -> list[str]:
+    """Put the float32 parameters in the place of those rounded to float16; their names in the module, in order."""
     origins = {}
     for name, value in graph.graph.initializers.items():
         if value.dtype == ir.DataType.FLOAT16 or name.endswith(CAST):
@@ -148,7 +181,7 @@ def _widen_parameters(graph: ir.Model, parameters: Mapping[str, NDArray[np.float
             )
         value.const_value = ir.tensor(np.ascontiguousarray(array), name=value.name)
         value.dtype = ir.DataType.FLOAT
-    return {name: float(np.abs(parameters[name]).max()) for name in parameters if name in origins}
+    return [name for name in parameters if name in origins]
 
 
 def _widen_values(graph: ir.Model) -> None:
@@ -194,6 +227,11 @@ def _run(graph: ir.Model, count: int, batches: Iterable[Batch]) -> tuple[NDArray
     if not windows:
         raise InputError("the FP16 range gate got no windows: pass at least one batch")
     return largest, windows
+
+
+def _list(values: Mapping[str, float], form: str) -> str:
+    named = ", ".join(f"{name} {value:{form}}" for name, value in list(values.items())[:_NAMED_IN_ERROR])
+    return named + (f" and {len(values) - _NAMED_IN_ERROR} more" if len(values) > _NAMED_IN_ERROR else "")
 
 
 def _sortable(value: float) -> float:

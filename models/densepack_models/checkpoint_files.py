@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import struct
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,21 @@ READABLE = (
 )
 _LFS_POINTER = b"version https://git-lfs"
 _PIECE_BYTES = 1 << 20
+# What PyTorch's readers were seen to raise for files with bytes changed or cut off, both its formats.
+_UNPICKLING_FAILURES = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +163,10 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         # Files from before PyTorch 1.6 are no zip archives and cannot be mapped.
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        OSError,
-        AttributeError,
-    ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except _UNPICKLING_FAILURES as error:
+        # PyTorch wraps what its reader said in advice to read the file unsafely.
+        said = str(error.__context__ or error).strip().splitlines()
+        reason = said[0] if said else type(error).__name__
         raise CheckpointError(
             f"{path} cannot be read as plain tensors ({reason}): it is damaged, or it wants code to be run, which "
             "densepack never does. Copy it again, or save it as safetensors where you trust it"

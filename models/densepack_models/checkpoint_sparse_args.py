@@ -16,7 +16,7 @@ from densepack_models.checkpoint_config import read_json_object
 from densepack_runtime.errors import CheckpointError
 
 METHODS = ("sigmoied_threshold", "threshold", "topK", "magnitude", "l0")  # nn_pruning's spelling
-FORMS = ("default", "joint", "1d", "1d_alt")
+FORMS = ("default", "1d", "1d_alt")  # not "joint": nn_pruning itself fails on it
 # nn_pruning's default floor: at least this share of a grid survives a threshold.
 LEAST_SHARE = 0.005
 
@@ -25,8 +25,8 @@ LEAST_SHARE = 0.005
 class MaskRule:
     """How scores become the mask of one matrix.
 
-    `block` is rows by columns of W. `form` says whose scores: default (this matrix), joint (one grid for all of a
-    layer's attention), 1d (a vector for the rows times one for the columns), 1d_alt (only one of the two).
+    `block` is rows by columns of W. `form` is default (a grid of scores), 1d (a vector for the rows times one for the
+    columns) or 1d_alt (only one of the two).
     """
 
     method: str
@@ -62,7 +62,7 @@ def sparse_settings(args: Mapping[str, Any]) -> SparseSettings:
     faults: list[str] = []
     attention = _rule(args, "attention", faults)
     dense = _rule(args, "dense", faults)
-    if attention and attention.form not in ("default", "joint"):
+    if attention and attention.form != "default":
         faults.append(f"attention_pruning_method has the form {attention.form!r}, which only FFN matrices can have")
     if args.get("ampere_pruning_method", "disabled") != "disabled":
         faults.append(f"ampere_pruning_method {args['ampere_pruning_method']!r} is not supported, only 'disabled'")
@@ -110,7 +110,7 @@ def _rule(args: Mapping[str, Any], part: str, faults: list[str]) -> MaskRule | N
     method, _, form = text.partition(":")
     form = form or "default"
     if method not in METHODS or form not in FORMS:
-        faults.append(f"{name} {text!r} is not supported, only {', '.join(METHODS)}, with :joint, :1d or :1d_alt")
+        faults.append(f"{name} {text!r} is not supported, only {', '.join(METHODS)}, alone or with :1d or :1d_alt")
     sides = []
     for side in ("rows", "cols"):
         value = args.get(f"{part}_block_{side}")

@@ -171,7 +171,7 @@ def _random_batch(structure: Structure, rows: int, length: int, generator: torch
     return ids * mask, mask, types
 
 
-# --- cutting -----------------------------------------------------------------------------------------------------------
+# --- cutting ------------------------------------------------------------
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Rung 0: transformers' own BertForQuestionAnswering at full size, with what a checkpoint no longer has put back as zeros.
+"""Rung 0: transformers' own BertForQuestionAnswering at full size; what a checkpoint no longer has comes back as zeros.
 
 This is the yardstick for everything else, so it shares no arithmetic with the packed module: transformers' forward, its
 mask, its scale. A head that was cut contributes nothing, and neither does one whose weights are all zero.
@@ -53,7 +53,8 @@ def reference_module(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float
     bert = BertForQuestionAnswering(BertConfig(**settings))
     if checkpoint.config.get("layer_norm_type") == "no_norm":
         _replace_norms(bert, checkpoint.config["hidden_size"])
-    bert.to(dtype).load_state_dict(_full_size_tensors(checkpoint, dtype), strict=True)
+    nn.Module.to(bert, dtype)  # transformers' own `to` is typed for other things
+    bert.load_state_dict(_full_size_tensors(checkpoint, dtype), strict=True)
     return ReferenceModule(bert)
 
 
@@ -86,7 +87,7 @@ def _full_size_tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, 
 
 
 def _unit_places(checkpoint: Checkpoint, index: int, bias: Tensor | None) -> list[int]:
-    """Where the stored FFN units of a layer belong. Zero units that packing padded with have no place and are left out."""
+    """Where the stored FFN units of a layer belong. Zero units that packing padded with have no place: left out."""
     if checkpoint.structure is not None:
         return list(checkpoint.structure.layers[index].ffn_units)
     return list(range(0 if bias is None else len(bias)))

@@ -87,8 +87,8 @@ def module_from_tensors(
     for index, query in _queries(packed):
         packed.unscaled_queries[index] = (query.weight.detach().clone(), query.bias.detach().clone())
         with torch.no_grad():  # scaled in float64, so that one rounding is all that happens
-            for parameter in (query.weight, query.bias):
-                parameter.copy_((parameter.double() * query_scale(structure)).to(dtype))
+            for tensor in (query.weight, query.bias):
+                tensor.copy_((tensor.double() * query_scale(structure)).to(dtype))
     return packed
 
 

@@ -19,10 +19,12 @@ from densepack_runtime.backends import BACKENDS, choose_backend, nvidia_gpu_coun
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.console import print_json, print_table, tell
 from densepack_runtime.errors import BackendError, InputError
+from densepack_runtime.files import write_text_atomic
 from densepack_runtime.question_answerer import Compat, QuestionAnswerer
 from densepack_runtime.session import Precision
 from densepack_runtime.squad import (
     SquadDataset,
+    SquadScore,
     read_squad,
     sample_squad_path,
     score_predictions,
@@ -192,6 +194,10 @@ def evaluate(
         Path | None,
         typer.Option(help="Write the predictions here, as the official script reads them.", show_default=False),
     ] = None,
+    null_odds: Annotated[
+        Path | None,
+        typer.Option(help="For SQuAD 2: write each question's odds of no answer here, as JSON.", show_default=False),
+    ] = None,
     limit: LimitOption = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
@@ -204,19 +210,26 @@ def evaluate(
     """
     dataset = load_squad(squad, limit)
     with QuestionAnswerer.open(bundle, backend=backend, precision=precision, threads=threads) as answerer:
-        answers = answerer.predict(dataset, progress=True)
-    score = score_predictions(dataset, answers)
+        answers = answerer.predict_with_null_odds(dataset, progress=True)
+    score = score_predictions(dataset, answers.texts)
     if predictions is not None:
-        write_predictions(predictions, answers)
-        tell(f"wrote {len(answers)} predictions to {predictions}")
+        write_predictions(predictions, answers.texts)
+        tell(f"wrote {len(answers.texts)} predictions to {predictions}")
+    if null_odds is not None:
+        write_text_atomic(null_odds, json.dumps(answers.null_odds, indent=1) + "\n")
+        tell(f"wrote the odds of no answer to {null_odds}")
     if json_output:
         print_json({"squad": Path(squad).name, "sha256": dataset.sha256, **score.as_dict()})
     else:
-        print_table(
-            f"{Path(squad).name}, {score.count} questions",
-            ("metric", "value"),
-            [("exact match", f"{score.exact_match:.2f}"), ("F1", f"{score.f1:.2f}")],
-        )
+        print_table(f"{Path(squad).name}", ("questions", "count", "exact match", "F1"), _score_rows(score))
+
+
+def _score_rows(score: SquadScore) -> list[tuple[str, ...]]:
+    """All questions, and for SQuAD 2 those with and without an answer."""
+    parts = (("all", score), ("with an answer", score.has_answer), ("without an answer", score.no_answer))
+    return [
+        (name, str(part.count), f"{part.exact_match:.2f}", f"{part.f1:.2f}") for name, part in parts if part is not None
+    ]
 
 
 @app.command()

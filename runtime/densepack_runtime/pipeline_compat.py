@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.answers import Answer
-from densepack_runtime.errors import InputError
+from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.windows import Window
 
 WindowLogits = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -51,7 +51,7 @@ def pipeline_answers(
 
     `logits` holds start and end float32 [S] of every window, unpadded; `continues_word` says of token ids which of them
     continue the word before them (`Windower.continues_word`). With `handle_impossible_answer`, the empty answer is
-    among them with the smallest null probability of any window.
+    among them with the smallest null probability of any window. Raises BackendError when no logit is finite.
     """
     rules = rules or PipelineRules()
     found: dict[str, Answer] = {}
@@ -67,7 +67,7 @@ def pipeline_answers(
     if rules.handle_impossible_answer:
         answers.append(Answer("", 0, 0, null_score))
     if not answers:
-        raise InputError("the model gave no usable logit for this question (all are NaN or infinite)")
+        raise BackendError("the model gave no finite logits for this question (densepack parity shows where)")
     return sorted(answers, key=lambda answer: answer.score, reverse=True)[: rules.top_k]
 
 

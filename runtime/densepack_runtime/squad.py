@@ -202,8 +202,10 @@ def f1_or_empty(prediction: str, gold: str) -> float:
 def score_predictions(dataset: SquadDataset, predictions: Mapping[str, str]) -> SquadScore:
     """Exact match and F1 of predictions by question id, by the rules of the dataset's version.
 
-    Raises InputError when a question has no prediction, or, in SQuAD v1.1, no gold answer.
+    Raises InputError when there is no question, or one without a prediction or (in SQuAD v1.1) without a gold answer.
     """
+    if not dataset.questions:
+        raise InputError("there are no questions to score")
     missing = [question.id for question in dataset.questions if question.id not in predictions]
     if missing:
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from densepack_models.checkpoint import Checkpoint
-from densepack_models.packed_bert import query_scale
+from densepack_models.packed_bert import PackedBertForQuestionAnswering, query_scale
 from densepack_models.packing import analyse, logit_difference, pack, pack_with_report
 from densepack_models.weights import tensors_from_module
 from densepack_runtime.errors import InputError
@@ -57,6 +58,11 @@ def dead_key(tensors: dict[str, Tensor]) -> None:
     zero(tensors, f"{ATTENTION}.key.weight", HEAD_2)
 
 
+def second(packed: PackedBertForQuestionAnswering) -> Any:
+    """The layer that faults are planted in (ModuleList knows only modules)."""
+    return packed.layer[1]
+
+
 def planted(plant: Callable[[dict[str, Tensor]], None]) -> Checkpoint:
     checkpoint = tiny_checkpoint(seed=3)
     tensors = dict(checkpoint.tensors)
@@ -83,7 +89,7 @@ def test_constant_of_a_head_without_values_is_folded() -> None:
     packed, report = pack_with_report(checkpoint, dtype=torch.float64)
     assert report.layers[1].folded_heads == (2,)
     with torch.no_grad():  # without the fold, as nn_pruning removes it, the logits move
-        packed.layer[1].attention.output.bias.copy_(checkpoint.tensors[f"{OUTPUT}.bias"])
+        second(packed).attention.output.bias.copy_(checkpoint.tensors[f"{OUTPUT}.bias"])
     assert logit_difference(checkpoint, packed) > VISIBLE
 
 
@@ -102,7 +108,7 @@ def test_key_bias_never_matters() -> None:
     checkpoint = tiny_checkpoint(seed=5)
     packed = pack(checkpoint, dtype=torch.float64)
     with torch.no_grad():
-        packed.layer[1].attention.key.bias.add_(7.0)
+        second(packed).attention.key.bias.add_(7.0)
     assert logit_difference(checkpoint, packed) < FP64_TOLERANCE
 
 
@@ -126,7 +132,7 @@ def test_unit_without_input_is_folded(activation: str) -> None:
     assert report.layers[1].units_folded == 1
     assert logit_difference(checkpoint, packed) < FP64_TOLERANCE
     with torch.no_grad():
-        packed.layer[1].ffn.output.bias.copy_(tensors[f"{SECOND}.bias"])
+        second(packed).ffn.output.bias.copy_(tensors[f"{SECOND}.bias"])
     assert logit_difference(checkpoint, packed) > VISIBLE
 
 
@@ -139,8 +145,8 @@ def test_layer_that_lost_everything_is_two_biases() -> None:
     packed = pack(checkpoint, dtype=torch.float64, pad_to=8)
     layer = packed.structure.layers[1]
     assert (layer.heads, layer.ffn_width) == ((), 0)
-    assert [name for name, _ in packed.layer[1].attention.named_parameters()] == ["bias"]
-    assert [name for name, _ in packed.layer[1].ffn.named_parameters()] == ["bias"]
+    assert [name for name, _ in second(packed).attention.named_parameters()] == ["bias"]
+    assert [name for name, _ in second(packed).ffn.named_parameters()] == ["bias"]
     assert logit_difference(checkpoint, packed) < FP64_TOLERANCE
 
 
@@ -187,7 +193,7 @@ def test_query_scale_is_inside_the_query_only() -> None:
     checkpoint = tiny_checkpoint(seed=2)
     packed = pack(checkpoint, dtype=torch.float64)
     stored = checkpoint.tensors[f"{ATTENTION}.query.weight"].double()
-    assert torch.equal(packed.layer[1].attention.query.weight, stored * query_scale(packed.structure))
+    assert torch.equal(second(packed).attention.query.weight, stored * query_scale(packed.structure))
     assert torch.equal(tensors_from_module(packed)[f"{ATTENTION}.query.weight"], stored)
 
 

@@ -156,6 +156,14 @@ def test_null_answer(threshold: float, text: str) -> None:
     assert sum(not answer.text for answer in answers) == 1
 
 
+def test_no_answer_has_to_be_better_by_more_than_the_threshold() -> None:
+    window = make_window(10)
+    start, end = peaked(window, 2, 2, 4)
+    start[0] = end[0] = 5  # [CLS]: a null score of 10 against 8
+    assert rank([window], [(start, end)], SpanRules(null_threshold=2.0))[0].text == "c"
+    assert rank([window], [(start, end)], SpanRules(null_threshold=1.99))[0].text == ""
+
+
 def test_the_smallest_null_score_of_all_windows_counts() -> None:
     windows = [make_window(10), make_window(10, first_token=8)]
     logits = [peaked(window, 2, 2, 4) for window in windows]

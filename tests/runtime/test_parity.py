@@ -15,7 +15,6 @@ from densepack_runtime.parity import (
     PARITY_COLUMNS,
     ParityReport,
     ParityRun,
-    Precision,
     Rung,
     RungReport,
     climb,
@@ -25,7 +24,7 @@ from densepack_runtime.parity import (
 )
 from densepack_runtime.question_answerer import QuestionAnswerer
 from densepack_runtime.recorded_reference import RecordedReference, ReferenceRecorder, stratified_windows
-from densepack_runtime.session import Batch, Logits
+from densepack_runtime.session import Batch, Logits, Precision
 from densepack_runtime.squad import read_squad, sample_squad_path, score_predictions
 from densepack_runtime.windows import Windower
 

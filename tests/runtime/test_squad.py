@@ -52,6 +52,7 @@ HAND_WORKED: list[tuple[str, tuple[str, ...], int, Fraction | int]] = [
     ("Paris", ("a",), 0, 0),
     ("A", ("a",), 1, 1),
     ("Paris", ("the", "Paris"), 1, 1),
+    ("the", ("the", "Paris"), 0, 0),  # only the golds that say something count
     ("Paris", ("London", "Paris"), 1, 1),  # the best gold counts
     ("Paris France", ("London", "Paris"), 0, Fraction(2, 3)),
     ("one two three four", ("three four five six",), 0, Fraction(1, 2)),
@@ -138,7 +139,14 @@ def test_the_real_development_set(shared_data: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "impossible", "expected"),
-    [("1.1", False, False), ("v2.0", False, True), ("2.0", False, True), ("", True, True), ("", False, False)],
+    [
+        ("1.1", False, False),
+        ("v2.0", False, True),
+        ("V2.0", False, True),
+        ("2.0", False, True),
+        ("", True, True),
+        ("", False, False),
+    ],
 )
 def test_which_rules_a_file_has(version: str, impossible: bool, expected: bool) -> None:
     """A part of a v2.0 file can be without impossible questions and is v2.0 all the same."""
@@ -222,6 +230,8 @@ def test_v1_gives_nothing_for_two_empty_texts_where_v2_gives_all() -> None:
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
+    with pytest.raises(InputError, match="no questions to score"):
+        score_predictions(make_dataset([]), {})
     with pytest.raises(InputError, match="2 of 3 questions have no prediction, first '1'"):
         score_predictions(make_dataset([["x"]] * 3), {"0": "x"})
     with pytest.raises(InputError, match="question '0' has no gold answer, and the file is not SQuAD 2"):

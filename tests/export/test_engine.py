@@ -1,0 +1,231 @@
+"""TensorRT plans, really built: TensorRT for RTX needs no GPU for that. Nothing here runs a plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from densepack_export import engine_log
+from densepack_export.engine import DEFAULT_PROFILES, EngineSettings, Profile, build_engine
+from densepack_export.onnx_export import export_onnx
+from densepack_models.structure import LayerStructure, Structure
+from densepack_runtime.errors import EngineBuildError, InputError, MissingDependencyError
+from densepack_runtime.session import Precision
+from tests.export.conftest import PRECISIONS, VARIANTS, ExportedBy, random_module
+from tests.export.planted_graphs import compute_in_float32
+
+trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install 'densepack[rtx]'")
+
+ALL_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_exported_graph_builds(exported: ExportedBy, tmp_path: Path, name: str, precision: Precision) -> None:
+    made = exported(name, precision)
+    plan = tmp_path / "engines" / "rtx.plan"
+    report = build_engine(made.path, plan, precision=precision)
+    assert report.flavour == "tensorrt-rtx"
+    assert report.tensorrt_version == trt.__version__
+    assert report.products == made.report.operators["MatMul"]
+    assert report.half_products == (report.products if precision == "fp16" else 0)
+    assert report.compute_capabilities == ALL_CAPABILITIES
+    assert report.profiles == DEFAULT_PROFILES
+    assert report.plan_sha256 == hashlib.sha256(plan.read_bytes()).hexdigest()
+    assert report.onnx_sha256 == made.report.sha256
+    assert report.bytes == plan.stat().st_size > 1000
+    assert report.seconds > 0
+    assert report.flags == ("TF32",)
+    assert report.warnings == ()
+    assert list(plan.parent.iterdir()) == [plan]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_bert_large_width_builds(tmp_path: Path, precision: Precision) -> None:
+    """Two layers, 16 heads of 64, an odd and a multiple-of-8 width."""
+    layers = (
+        LayerStructure(heads=tuple(range(16)), ffn_units=tuple(range(717)), ffn_width=717),
+        LayerStructure(heads=(3, 9, 15), ffn_units=tuple(range(1000)), ffn_width=1000),
+    )
+    structure = Structure(1000, 512, 2, 1024, 16, 4096, layers)
+    graph = tmp_path / "model.onnx"
+    export_onnx(random_module(structure), graph, precision=precision)
+    report = build_engine(graph, tmp_path / "model.plan", precision=precision)
+    assert report.half_products == (17 if precision == "fp16" else 0)
+
+
+def test_settings_and_several_profiles(exported: ExportedBy, tmp_path: Path) -> None:
+    profiles = (Profile((1, 1), (1, 64), (1, 64)), Profile((1, 65), (8, 128), (16, 128)))
+    settings = EngineSettings(compute_capabilities=("8.6", "8.9"), workspace_bytes=2**28, optimization_level=1)
+    report = build_engine(exported("gelu", "fp16").path, tmp_path / "plan", profiles=profiles, settings=settings)
+    assert report.compute_capabilities == ("8.6", "8.9")
+    assert json.loads(json.dumps(report.as_dict()))["profiles"][1] == {
+        "min": [1, 65],
+        "opt": [8, 128],
+        "max": [16, 128],
+    }
+
+
+def test_progress_is_told(exported: ExportedBy, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    steps: list[tuple[str, int, int]] = []
+    build_engine(exported("gelu", "fp16").path, tmp_path / "plan", on_progress=lambda *step: steps.append(step))
+    assert steps[0][0] == "Building engine"
+    assert all(0 <= done <= total for _, done, total in steps)
+    assert ("Building engine", 6, 6) in steps
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == ""
+
+
+def test_ctrl_c_cancels_and_leaves_the_old_plan(exported: ExportedBy, tmp_path: Path) -> None:
+    plan = tmp_path / "plan"
+    plan.write_bytes(b"old")
+    told: list[str] = []
+
+    def interrupt(phase: str, done: int, total: int) -> None:
+        told.append(phase)
+        if len(told) == 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(exported("gelu", "fp16").path, plan, on_progress=interrupt)
+    assert len(told) == 40, "nothing is told after the interrupt"
+    assert plan.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [plan]
+
+
+# --- what must not become a plan ----------------------------------------------------------------------------------
+
+
+def test_planted_float32_product_is_refused(exported: ExportedBy, tmp_path: Path) -> None:
+    model = onnx.load(exported("gelu", "fp16").path)
+    compute_in_float32(model)
+    onnx.save(model, tmp_path / "planted.onnx")
+    with pytest.raises(
+        EngineBuildError, match=r"1 of 17 matrix products are not in float16: /layer\.0/ffn/output/MatMul \(FLOAT\)\."
+    ):
+        build_engine(tmp_path / "planted.onnx", tmp_path / "plan", precision="fp16")
+    assert not (tmp_path / "plan").exists()
+
+
+def test_float32_graph_is_no_float16_engine(exported: ExportedBy, tmp_path: Path) -> None:
+    with pytest.raises(EngineBuildError, match=r"17 of 17 matrix products are not in float16: .* and 12 more"):
+        build_engine(exported("gelu", "fp32").path, tmp_path / "plan", precision="fp16")
+    with pytest.raises(EngineBuildError, match=r"17 of 17 matrix products are in float16, and fp32 was asked for"):
+        build_engine(exported("gelu", "fp16").path, tmp_path / "plan", precision="fp32")
+
+
+def test_fused_attention_counts_as_a_product(tmp_path: Path) -> None:
+    """ONNX Attention becomes a layer of its own kind; in float32 it must not pass for float16."""
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 2, "sequence", 64]) for name in "qkvy"]
+    node = helper.make_node("Attention", ["q", "k", "v"], ["y"], name="/layer.0/attention/Attention")
+    graph = helper.make_graph([node], "attention", tensors[:3], tensors[3:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    onnx.save(model, tmp_path / "attention.onnx")
+    with pytest.raises(EngineBuildError, match=r"1 of 1 matrix products are not in float16: .*Attention"):
+        build_engine(tmp_path / "attention.onnx", tmp_path / "plan", precision="fp16")
+
+
+def test_unsupported_operators_are_all_named(tmp_path: Path) -> None:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    nodes = [
+        helper.make_node("Foreign", ["x"], ["between"], name="/layer.0/foreign", domain="custom"),
+        helper.make_node("Stranger", ["between"], ["y"], name="/layer.1/stranger", domain="custom"),
+    ]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("custom", 1)]
+    graph = helper.make_graph(nodes, "planted", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "planted.onnx")
+    with pytest.raises(
+        EngineBuildError, match=r"cannot parse planted\.onnx: /layer\.0/foreign \(Foreign\): .*; /layer\.1/"
+    ):
+        build_engine(tmp_path / "planted.onnx", tmp_path / "plan")
+    assert not (tmp_path / "plan").exists()
+
+
+def test_unreadable_graphs(tmp_path: Path) -> None:
+    with pytest.raises(EngineBuildError, match="there is no ONNX graph at"):
+        build_engine(tmp_path / "missing.onnx", tmp_path / "plan")
+    (tmp_path / "damaged.onnx").write_bytes(b"not a graph")
+    with pytest.raises(EngineBuildError, match=r"cannot parse damaged\.onnx: "):
+        build_engine(tmp_path / "damaged.onnx", tmp_path / "plan")
+
+
+def test_foreign_inputs(tmp_path: Path) -> None:
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "foreign", value[:1], value[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "x.onnx")
+    with pytest.raises(EngineBuildError, match="the graph has the inputs x; expected are input_ids"):
+        build_engine(tmp_path / "x.onnx", tmp_path / "plan")
+
+
+def test_profile_beyond_the_position_table(exported: ExportedBy, tmp_path: Path) -> None:
+    """TensorRT only warns about this one, and returns a plan that fails when it is run."""
+    profiles = (Profile((1, 1), (4, 384), (8, 1024)),)
+    with pytest.raises(EngineBuildError, match=r"errors while building the engine: .*not self-consistent.*1024 != 512"):
+        build_engine(exported("gelu", "fp16").path, tmp_path / "plan", profiles=profiles)
+    assert not list(tmp_path.iterdir())
+
+
+def test_error_in_the_log_fails_a_build_that_gave_a_plan(
+    exported: ExportedBy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = engine_log.BuildLog.add
+    monkeypatch.setattr(
+        engine_log.BuildLog, "add", lambda self, *, is_error, text: add(self, is_error=True, text=f"planted: {text}")
+    )
+    with pytest.raises(EngineBuildError, match=r"logged errors while parsing .*planted: .*has Int64 binding"):
+        build_engine(exported("gelu", "fp16").path, tmp_path / "plan")
+    assert not list(tmp_path.iterdir())
+
+
+def test_log_sorts_lines() -> None:
+    log = engine_log.BuildLog()
+    log.add(is_error=False, text="Make sure input input_ids has Int64 binding.")
+    log.add(is_error=False, text="something\n  is odd")
+    log.add(is_error=False, text="something is odd")
+    log.add(is_error=False, text="setHardwareCompatibilityLevel() is unsupported in TensorRT-RTX.")
+    log.add(is_error=True, text="Error Code 4")
+    assert log.warnings == ["something is odd"]
+    assert log.errors == ["setHardwareCompatibilityLevel() is unsupported in TensorRT-RTX.", "Error Code 4"]
+
+
+# --- wrong requests -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shapes", [((8, 1), (4, 64), (16, 128)), ((0, 1), (1, 1), (1, 1)), ((1, 2), (1, 3), (1, 1))])
+def test_impossible_profiles(shapes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]) -> None:
+    with pytest.raises(InputError, match=r"cannot be: batch and length need 1 <= min <= opt <= max"):
+        Profile(*shapes)
+
+
+def test_wrong_settings(exported: ExportedBy, tmp_path: Path) -> None:
+    path = exported("gelu", "fp16").path
+    with pytest.raises(InputError, match=r"unknown compute capability 9\.0: this TensorRT knows 7\.5, 8\.0"):
+        build_engine(path, tmp_path / "plan", settings=EngineSettings(compute_capabilities=("8.6", "9.0")))
+    with pytest.raises(InputError, match="at least one profile"):
+        build_engine(path, tmp_path / "plan", profiles=())
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_name_their_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=r"densepack\[rtx\]"):
+        build_engine(tmp_path / "model.onnx", tmp_path / "plan")
+    with pytest.raises(MissingDependencyError, match=r"densepack\[gpu\]"):
+        build_engine(tmp_path / "model.onnx", tmp_path / "plan", flavour="tensorrt")
+
+
+def test_two_builds_do_not_share_a_log(exported: ExportedBy, tmp_path: Path) -> None:
+    path = exported("gelu", "fp16").path
+    with pytest.raises(EngineBuildError, match="not self-consistent"):
+        build_engine(path, tmp_path / "plan", profiles=(replace(DEFAULT_PROFILES[0], max=(32, 513)),))
+    assert build_engine(path, tmp_path / "plan").warnings == ()
