@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, Literal
 
 from densepack_export.engine_audit import audit_products
-from densepack_export.engine_log import BuildLog, Progress, ProgressCallback, make_logger, make_progress_monitor
+from densepack_export.engine_log import BuildLog, Progress, ProgressCallback, captured_log, make_progress_monitor
 from densepack_runtime.errors import EngineBuildError, InputError, require
 from densepack_runtime.files import new_file, sha256_of
 from densepack_runtime.session import INPUT_NAMES, Precision
@@ -109,16 +109,17 @@ def build_engine(
     MissingDependencyError, EngineBuildError (parser errors with node names, TensorRT's log) and InputError (profiles,
     compute capabilities). What `on_progress` raises cancels the build and is raised again.
     """
-    trt = load_tensorrt(flavour)
-    log, started = BuildLog(), time.perf_counter()
-    builder = trt.Builder(make_logger(trt, log))
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, builder, network, Path(onnx_path), log)
-    audit = audit_products(trt, network)
-    audit.check(precision)
-    config = _configure(trt, builder, network, profiles, log)
-    capabilities = _apply(trt, config, settings or EngineSettings(), flavour)
-    plan = _build(trt, builder, network, config, log, on_progress)
+    trt, started = load_tensorrt(flavour), time.perf_counter()
+    onnx_path = Path(onnx_path)
+    with captured_log(trt) as (logger, log):
+        builder = trt.Builder(logger)
+        network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        _parse(trt, network, logger, log, onnx_path)
+        audit = audit_products(trt, network)
+        audit.check(precision)
+        config = _configure(trt, builder, network, profiles, log)
+        capabilities = _apply(trt, config, settings or EngineSettings(), flavour)
+        plan = _build(trt, builder, network, config, log, on_progress)
     with new_file(Path(plan_path)) as temporary:
         with temporary.open("wb") as file:
             file.write(plan)
@@ -130,20 +131,20 @@ def build_engine(
             profiles=tuple(profiles),
             flags=tuple(name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag)),
             plan_sha256=sha256_of(temporary),
-            onnx_sha256=sha256_of(Path(onnx_path)),
+            onnx_sha256=sha256_of(onnx_path),
             bytes=temporary.stat().st_size,
             seconds=time.perf_counter() - started,
-            warnings=tuple(log.warnings),
             products=audit.products,
             half_products=audit.half_products,
+            warnings=tuple(log.warnings),
         )
 
 
-def _parse(trt: ModuleType, builder: Any, network: Any, onnx_path: Path, log: BuildLog) -> None:
+def _parse(trt: ModuleType, network: Any, logger: Any, log: BuildLog, onnx_path: Path) -> None:
     """Fill the network from the file; EngineBuildError lists every parser error with its node."""
     if not onnx_path.is_file():
         raise EngineBuildError(f"there is no ONNX graph at {onnx_path}: export it first")
-    parser = trt.OnnxParser(network, builder.logger)
+    parser = trt.OnnxParser(network, logger)
     parsed = parser.parse_from_file(str(onnx_path))
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     if errors or not parsed:

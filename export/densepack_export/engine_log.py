@@ -6,7 +6,10 @@ use (`tensorrt` or `tensorrt_rtx`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -16,8 +19,10 @@ ProgressCallback = Callable[[str, int, int], None]
 
 # TensorRT says this about every int64 input; ours are meant to be int64.
 _EXPECTED_WARNINGS = ("has Int64 binding",)
-# TensorRT for RTX only warns about these and returns a plan that is not what was asked for.
-_FATAL_WARNINGS = ("is unsupported in TensorRT-RTX", "values are not self-consistent")
+# TensorRT only warns about these and returns a plan: one that is not what was asked for, or one whose errors went to
+# the logger of somebody else in this process.
+_FATAL_WARNINGS = ("is unsupported in TensorRT-RTX", "values are not self-consistent", "new logger is ignored")
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(slots=True)
@@ -37,17 +42,35 @@ class BuildLog:
             lines.append(line)
 
 
-def make_logger(trt: ModuleType, log: BuildLog) -> Any:
-    """An ILogger that writes errors and warnings into `log`."""
+@contextmanager
+def captured_log(trt: ModuleType) -> Iterator[tuple[Any, BuildLog]]:
+    """The logger to build with, and what it collects until the block ends; one block at a time in a process.
+
+    TensorRT keeps the first logger as long as any builder, runtime or parser lives (a traceback can hold one) and
+    ignores every other, so there is one for the whole process and each build puts its own log behind it.
+    """
+    with _ONE_AT_A_TIME:
+        logger = _logger(trt)
+        logger.target = BuildLog()
+        try:
+            yield logger, logger.target
+        finally:
+            logger.target = BuildLog()
+
+
+@functools.cache
+def _logger(trt: ModuleType) -> Any:
+    """An ILogger that writes errors and warnings into the BuildLog that is its `target`."""
     error_levels = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
 
     class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()  # pybind11 needs it spelled out
+            self.target = BuildLog()
 
         def log(self, severity: Any, message: str) -> None:
             if severity in error_levels or severity == trt.ILogger.WARNING:
-                log.add(is_error=severity in error_levels, text=message)
+                self.target.add(is_error=severity in error_levels, text=message)
 
     return Logger()
 
@@ -63,6 +86,9 @@ class Progress:
     def start(self, phase: str, total: int) -> None:
         self._totals[phase] = total
         self.tell(phase, 0)
+
+    def finish(self, phase: str) -> None:
+        self.tell(phase, self._totals.get(phase, 0))
 
     def tell(self, phase: str, done: int) -> bool:
         """False cancels the build."""
@@ -88,6 +114,6 @@ def make_progress_monitor(trt: ModuleType, progress: Progress) -> Any:
             return progress.tell(phase_name, step + 1)
 
         def phase_finish(self, phase_name: str) -> None:
-            pass
+            progress.finish(phase_name)
 
     return Monitor()

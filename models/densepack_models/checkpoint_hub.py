@@ -48,20 +48,31 @@ def locate_checkpoint(path_or_hub_id: str | Path, revision: str | None = None) -
 
     An existing folder always wins. A `Path`, or a text that cannot be a hub id, never reaches for the network.
     """
-    path = Path(path_or_hub_id).expanduser()
-    if path.is_dir():
+    path = _local_path(path_or_hub_id)
+    if path is not None and path.is_dir():
         if revision is not None:
             raise CheckpointError(
                 f"revision {revision!r} is for hub ids, and {path_or_hub_id} is a folder: leave it out"
             )
         return Location(path, path.resolve().name)
-    if path.exists():
+    if path is not None:
         raise CheckpointError(f"{path_or_hub_id} is a file: give the folder that holds config.json and the weights")
     hub_id = str(path_or_hub_id)
     if isinstance(path_or_hub_id, Path) or not _is_hub_id(hub_id):
         raise CheckpointError(f"there is no folder {path_or_hub_id}, and it cannot be a hub id (organisation/name)")
     folder = _fetch(hub_id, revision, SMALL_FILES)
     return Location(folder, f"{hub_id}@{folder.name}", hub_id)  # the hub's cache names snapshots by commit
+
+
+def _local_path(path_or_hub_id: str | Path) -> Path | None:
+    """What is there under this name, or None. Raises CheckpointError where that cannot even be looked up."""
+    if not str(path_or_hub_id):
+        raise CheckpointError("the name of the checkpoint is empty: give a folder or a hub id (organisation/name)")
+    try:
+        path = Path(path_or_hub_id).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError) as error:  # no permission, a name that is too long, ~ of an unknown user
+        raise CheckpointError(f"{path_or_hub_id} cannot be looked up: {error}") from error
 
 
 def fetch_weights(location: Location) -> None:

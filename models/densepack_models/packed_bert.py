@@ -174,11 +174,12 @@ class PackedBertForQuestionAnswering(nn.Module):
 
     def typed_fp16(self) -> PackedBertForQuestionAnswering:
         """A copy with float16 products and embeddings and float32 norms, softmax and logits."""
-        half = copy.deepcopy(self).half()
-        for module in half.modules():
-            if isinstance(module, nn.LayerNorm | NoNorm):
-                module.float()
-        return half
+        typed = copy.deepcopy(self)
+        for module in typed.modules():
+            if not isinstance(module, nn.LayerNorm | NoNorm):  # never rounded: going through float16 would lose bits
+                for parameter in module.parameters(recurse=False):
+                    parameter.data = parameter.data.half()
+        return typed
 
 
 def make_norm(structure: Structure) -> nn.LayerNorm | NoNorm:

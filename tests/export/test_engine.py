@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -143,9 +144,7 @@ def test_unsupported_operators_are_all_named(tmp_path: Path) -> None:
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("custom", 1)]
     graph = helper.make_graph(nodes, "planted", value[:1], value[1:])
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "planted.onnx")
-    with pytest.raises(
-        EngineBuildError, match=r"cannot parse planted\.onnx: /layer\.0/foreign \(Foreign\): .*; /layer\.1/"
-    ):
+    with pytest.raises(EngineBuildError, match=r"planted\.onnx: /layer\.0/foreign \(Foreign\): .*; /layer\.1/"):
         build_engine(tmp_path / "planted.onnx", tmp_path / "plan")
     assert not (tmp_path / "plan").exists()
 
@@ -224,8 +223,28 @@ def test_missing_packages_name_their_extra(tmp_path: Path, monkeypatch: pytest.M
         build_engine(tmp_path / "model.onnx", tmp_path / "plan", flavour="tensorrt")
 
 
-def test_two_builds_do_not_share_a_log(exported: ExportedBy, tmp_path: Path) -> None:
+def test_builds_do_not_share_a_log(exported: ExportedBy, tmp_path: Path) -> None:
+    """The error holds the first builder alive; TensorRT would go on writing to that builder's logger."""
     path = exported("gelu", "fp16").path
-    with pytest.raises(EngineBuildError, match="not self-consistent"):
-        build_engine(path, tmp_path / "plan", profiles=(replace(DEFAULT_PROFILES[0], max=(32, 513)),))
+    beyond = (replace(DEFAULT_PROFILES[0], max=(32, 513)),)
+    with pytest.raises(EngineBuildError, match="not self-consistent") as held:
+        build_engine(path, tmp_path / "plan", profiles=beyond)
     assert build_engine(path, tmp_path / "plan").warnings == ()
+    with pytest.raises(EngineBuildError, match="not self-consistent"):
+        build_engine(path, tmp_path / "plan", profiles=beyond)
+    assert held.tb is not None
+
+
+def test_a_foreign_logger_fails_the_build(exported: ExportedBy, tmp_path: Path) -> None:
+    """Where somebody else's logger gets TensorRT's errors, a plan cannot be trusted. Own process: loggers stay."""
+    script = (
+        "import sys, tensorrt_rtx as trt; from pathlib import Path; from densepack_export.engine import build_engine\n"
+        "foreign = trt.Logger(); builder = trt.Builder(foreign)\n"
+        "build_engine(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+    )
+    command = [sys.executable, "-c", script, str(exported("gelu", "fp16").path), str(tmp_path / "plan")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "EngineBuildError" in done.stderr
+    assert "logger is ignored" in done.stderr
+    assert not (tmp_path / "plan").exists()

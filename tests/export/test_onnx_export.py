@@ -186,6 +186,18 @@ def test_every_parameter_is_there_under_its_name(exported: ExportedBy) -> None:
         np.testing.assert_array_equal(found, expected, err_msg=name)
 
 
+@pytest.mark.parametrize("name", ["gelu", "no_norm_relu"])
+def test_norms_keep_all_their_bits(exported: ExportedBy, name: str) -> None:
+    """They are float32 islands: neither stored in float16 nor rounded to it on the way."""
+    made = exported(name, "fp16")
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(made.path).graph.initializer}
+    norms = {key: value.numpy() for key, value in made.module.state_dict().items() if ".norm." in key}
+    assert len(norms) == 14
+    for key, expected in norms.items():
+        assert tensors[key].dtype == np.float32
+        np.testing.assert_array_equal(tensors[key], expected, err_msg=key)
+
+
 def test_same_module_same_bytes(exported: ExportedBy, tmp_path: Path) -> None:
     made = exported("gelu", "fp16")
     again = export_onnx(made.module, tmp_path / "elsewhere" / "again.onnx", precision="fp16")

@@ -100,6 +100,15 @@ def test_what_cannot_be_a_hub_id_never_reaches_the_network(text: str, monkeypatc
         load_checkpoint(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "name of the checkpoint is empty"), ("~nobody-here/x", "cannot be looked up"), ("a" * 5000, "looked up")],
+)
+def test_names_that_cannot_even_be_looked_up(text: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(text)
+
+
 def test_a_path_object_is_never_a_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     with pytest.raises(CheckpointError, match="there is no folder organisation/model"):

@@ -77,6 +77,11 @@ def test_special_tokens_may_have_other_names(tmp_path: Path) -> None:
     assert tokenizer.encode("AB z", "a").ids == [2, 5, 6, 1, 3, 5, 3]
 
 
+def test_a_vocabulary_without_mask_token_is_enough(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a"], {"do_lower_case": True})
+    assert Tokenizer.from_str(read_tokenizer(folder, 5)).encode("a", "A").ids == [2, 4, 3, 4, 3]
+
+
 def test_added_tokens_follow_the_vocabulary(tmp_path: Path) -> None:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
     decoder = {"0": {"content": "[PAD]"}, "7": {"content": "<two>"}, "6": {"content": "<one>"}}
@@ -132,7 +137,7 @@ def test_files_that_are_no_tokenizer(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize(
     ("words", "settings", "message"),
     [
-        (["[PAD]", "[UNK]", "[SEP]"], {}, "cls_token '[CLS]' is not in vocab.txt; mask_token '[MASK]' is not"),
+        (["[PAD]", "[UNK]"], {}, "cls_token '[CLS]' is not in vocab.txt; sep_token '[SEP]' is not"),
         (["Paris"], {}, "nothing says whether to lower-case (do_lower_case)"),
         (["Paris"], None, "nothing says whether to lower-case (do_lower_case)"),
         ([], {"do_lower_case": "yes"}, "do_lower_case is 'yes', true, false or null is needed"),
