@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from densepack_export.engine import EngineReport, build_engine
+from densepack_export.engine import EngineReport, Profile, build_engine
 from densepack_export.onnx_export import OnnxExport, export_onnx
 from densepack_export.range_gate import RangeReport, measure_fp16_ranges
 from densepack_export.verify import climb_from_checkpoint
@@ -43,6 +43,7 @@ from densepack_runtime.versions import package_versions
 from densepack_runtime.windows import Windower
 
 RANGE_GATE_WINDOWS = 500
+PLAN_MAX_BATCH = 32
 PLAN_NAME = "engines/tensorrt-rtx-fp16.plan"
 
 
@@ -148,7 +149,8 @@ def _check_ranges(
 ) -> RangeReport:
     chosen = stratified_windows(run.windows, RANGE_GATE_WINDOWS)
     with story.bar("FP16 range gate", len(chosen)) as advance:
-        ranges = measure_fp16_ranges(packed, _told(run.batches(chosen), advance))
+        batches = _told(run.batches(chosen), advance)
+        ranges = measure_fp16_ranges(packed, batches, onnx_path=draft.path(ONNX_NAMES["fp16"]))
     draft.manifest = replace(draft.manifest, fp16_range=ranges.as_dict())
     ranges.check()
     story.tell(
@@ -169,7 +171,8 @@ def _build_plan(draft: BundleDraft, options: BuildOptions, story: Story) -> Engi
         story.tell("no TensorRT plan: " + ("--no-engine" if available else "tensorrt-rtx is not installed"))
         return None
     draft.path(PLAN_NAME).parent.mkdir(exist_ok=True)
-    report = build_engine(draft.path(ONNX_NAMES["fp16"]), draft.path(PLAN_NAME), precision="fp16")
+    profile = Profile((1, 1), (8, options.max_length), (PLAN_MAX_BATCH, options.max_length))
+    report = build_engine(draft.path(ONNX_NAMES["fp16"]), draft.path(PLAN_NAME), precision="fp16", profiles=[profile])
     record = {**report.as_dict(), "plan": PLAN_NAME}
     draft.manifest = replace(draft.manifest, engines=(*draft.manifest.engines, record))
     story.tell(f"{PLAN_NAME}: {report.bytes / 2**20:.1f} MiB in {report.seconds:.1f} s")

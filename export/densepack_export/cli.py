@@ -71,6 +71,8 @@ def inspect(
         return
     print_table(inspection.source, inspection.columns(), inspection.rows())
     print_table("totals", ("what", "value"), inspection.totals())
+    for note in inspection.notes:
+        tell(f"note: {note}")
 
 
 @app.command()
@@ -108,6 +110,8 @@ def pack(
         return
     print_table(f"packed {source.source}", report.columns(), report.rows())
     print_table("totals", ("what", "value"), [*report.totals(), ("max |Δlogit| to the unpacked", f"{difference:.2g}")])
+    for note in source.notes:
+        tell(f"note: {note}")
     tell(f"wrote {out}")
 
 

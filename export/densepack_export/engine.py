@@ -120,6 +120,7 @@ def build_engine(
         config = _configure(trt, builder, network, profiles, log)
         capabilities = _apply(trt, config, settings or EngineSettings(), flavour)
         plan = _build(trt, builder, network, config, log, on_progress)
+    seconds = time.perf_counter() - started
     with new_file(Path(plan_path)) as temporary:
         with temporary.open("wb") as file:
             file.write(plan)
@@ -133,7 +134,7 @@ def build_engine(
             plan_sha256=sha256_of(temporary),
             onnx_sha256=sha256_of(onnx_path),
             bytes=temporary.stat().st_size,
-            seconds=time.perf_counter() - started,
+            seconds=seconds,
             products=audit.products,
             half_products=audit.half_products,
             warnings=tuple(log.warnings),
@@ -191,8 +192,9 @@ def _apply(trt: ModuleType, config: Any, settings: EngineSettings, flavour: Flav
         raise InputError(f"unknown compute capability {', '.join(unknown)}: this TensorRT knows {', '.join(known)}")
     if wanted:
         config.num_compute_capabilities = len(wanted)
-        for index, name in enumerate(wanted):
-            config.set_compute_capability(known[name], index)
+        refused = [name for index, name in enumerate(wanted) if not config.set_compute_capability(known[name], index)]
+        if refused:
+            raise EngineBuildError(f"TensorRT {trt.__version__} refused compute capability {', '.join(refused)}")
     return wanted or tuple(known)
 
 

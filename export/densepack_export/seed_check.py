@@ -50,9 +50,12 @@ class Check:
 def seed_check(
     checkpoint: Annotated[str, typer.Argument(help="Folder or hub id.")] = PUBLISHED_MODEL,
     squad: Annotated[str, typer.Option(help="The SQuAD v1.1 development set, for EM and F1.")] = "sample",
+    parity: Annotated[
+        bool, typer.Option(help="Climb the ladder; a replica with random weights has nothing to show.")
+    ] = True,
 ) -> None:
     """Check every published figure of the model; exit 1 when one does not hold."""
-    options = BuildOptions(squad=load_squad(squad), squad_name=Path(squad).name)
+    options = BuildOptions(squad=load_squad(squad), squad_name=Path(squad).name, parity=parity, engine=False)
     with TemporaryDirectory(prefix="densepack-seed-") as folder:
         bundle = Path(folder) / "bundle"
         result = build_bundle(checkpoint, bundle, options, Story(tell, show_parity, progress_bar))

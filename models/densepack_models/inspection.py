@@ -39,12 +39,13 @@ class LayerInspection:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A checkpoint as it is stored, and the structure that packing would give."""
+    """A checkpoint as it is stored, and the structure that packing would give. `notes`: what reading it had to decide."""
 
     source: str
     parameters_stored: int
     structure: Structure
     layers: tuple[LayerInspection, ...]
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, with the totals as numbers, for JSON."""
@@ -63,6 +64,7 @@ class Inspection:
             "head_ids": structure.head_ids,
             "ffn_positions": structure.ffn_positions,
             "layers": [asdict(layer) for layer in self.layers],
+            "notes": list(self.notes),
         }
 
     def columns(self) -> tuple[str, ...]:
@@ -112,7 +114,7 @@ def inspect(checkpoint: Checkpoint) -> Inspection:
         for index, layer in enumerate(structure.layers)
     )
     stored = sum(tensor.numel() for tensor in checkpoint.tensors.values())
-    return Inspection(checkpoint.source, stored, structure, layers)
+    return Inspection(checkpoint.source, stored, structure, layers, checkpoint.notes)
 
 
 def _densities(tensors: dict[str, Tensor], index: int, structure: Structure) -> dict[str, float]:

@@ -50,20 +50,25 @@ def length_sorted_batches(
     token_budget: int = TOKEN_BUDGET,
     max_batch: int = MAX_BATCH,
     pool_windows: int = POOL_WINDOWS,
+    length_multiple: int = 1,
 ) -> Iterator[Batch]:
     """Batches of at most `token_budget` padded tokens and `max_batch` windows, longest windows of a pool first.
 
     Reads at most `pool_windows` windows ahead. A single window longer than the budget is a batch of its own.
+    `length_multiple` rounds lengths up (never beyond the longest window of the pool): a backend that prepares itself
+    for every shape it sees (oneDNN does, at several MiB each) then sees few.
     """
-    if token_budget < 1 or max_batch < 1 or pool_windows < 1:
+    if min(token_budget, max_batch, pool_windows, length_multiple) < 1:
         raise InputError(
-            f"token_budget, max_batch and pool_windows must be positive: {token_budget}, {max_batch}, {pool_windows}"
+            "token_budget, max_batch, pool_windows and length_multiple must be positive: "
+            f"{token_budget}, {max_batch}, {pool_windows}, {length_multiple}"
         )
     source = iter(windows)
     while pool := list(islice(source, pool_windows)):
         pool.sort(key=lambda window: window.length, reverse=True)
         first = 0
         while first < len(pool):
-            rows = max(1, min(max_batch, token_budget // pool[first].length))
-            yield pad_windows(pool[first : first + rows], pad_id=pad_id)
+            length = min(pool[0].length, -(-pool[first].length // length_multiple) * length_multiple)
+            rows = max(1, min(max_batch, token_budget // length))
+            yield pad_windows(pool[first : first + rows], pad_id=pad_id, length=length)
             first += rows

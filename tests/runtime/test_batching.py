@@ -39,16 +39,23 @@ def test_what_cannot_be_padded_is_refused(lengths: list[int], width: int | None)
     budget=st.integers(1, 300),
     most=st.integers(1, 8),
     pool=st.integers(1, 20),
+    multiple=st.integers(1, 20),
 )
-def test_every_window_comes_once_and_within_the_budget(lengths: list[int], budget: int, most: int, pool: int) -> None:
+def test_every_window_comes_once_and_within_the_budget(
+    lengths: list[int], budget: int, most: int, pool: int, multiple: int
+) -> None:
     windows = [make_window(length, example) for example, length in enumerate(lengths)]
-    batches = list(length_sorted_batches(windows, token_budget=budget, max_batch=most, pool_windows=pool))
+    batches = list(
+        length_sorted_batches(windows, token_budget=budget, max_batch=most, pool_windows=pool, length_multiple=multiple)
+    )
     assert sorted(window.example for batch in batches for window in batch.windows) == list(range(len(lengths)))
     for batch in batches:
         rows, width = batch.shape
         assert rows <= most
         assert rows == 1 or rows * width <= budget
-        assert width == max(window.length for window in batch.windows)
+        longest = max(window.length for window in batch.windows)
+        assert longest <= width < longest + multiple
+        assert width <= max(lengths)
 
 
 def test_similar_lengths_come_together() -> None:
@@ -71,7 +78,7 @@ def test_reads_no_further_than_its_pool() -> None:
     assert read == 50
 
 
-@pytest.mark.parametrize("setting", ["token_budget", "max_batch", "pool_windows"])
+@pytest.mark.parametrize("setting", ["token_budget", "max_batch", "pool_windows", "length_multiple"])
 def test_settings_must_be_positive(setting: str) -> None:
     with pytest.raises(InputError, match="must be positive"):
         next(length_sorted_batches([make_window(5)], **{setting: 0}))

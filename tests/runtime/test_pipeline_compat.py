@@ -160,5 +160,6 @@ def test_a_window_that_begins_inside_a_word_keeps_to_its_own_tokens(windower: Wi
 
 @pytest.mark.parametrize("setting", ["top_k", "max_answer_len"])
 def test_rules_must_be_positive(setting: str) -> None:
+    settings: dict[str, Any] = {setting: 0}
     with pytest.raises(InputError, match="must be at least 1"):
-        PipelineRules(**{setting: 0})
+        PipelineRules(**settings)

@@ -1,0 +1,220 @@
+"""The pipeline: what a bundle holds, and that every gate closes on a planted fault and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from densepack_export import build as build_module
+from densepack_export.build import BuildOptions, Story, build_bundle
+from densepack_export.onnx_export import export_onnx
+from densepack_export.verify import climb_from_checkpoint, part_of
+from densepack_models.checkpoint import Checkpoint, load_checkpoint
+from densepack_models.packed_bert import PackedBertForQuestionAnswering
+from densepack_models.packing import pack
+from densepack_models.torch_session import TorchSession
+from densepack_runtime.bundle import Bundle
+from densepack_runtime.errors import ParityError
+from densepack_runtime.ladder import bundle_run
+from densepack_runtime.parity import ParityRun, Rung, RungReport, climb
+from densepack_runtime.session import Batch, Precision
+from densepack_runtime.squad import SquadDataset, read_squad, sample_squad_path
+from densepack_runtime.windows import Windower
+
+QUESTIONS = 60
+
+
+@pytest.fixture(scope="module")
+def sample() -> SquadDataset:
+    """Sixty sample questions with short contexts, several to a batch, so that there is real padding."""
+    questions = read_squad(sample_squad_path()).questions
+    short = [question for question in questions if len(question.context) < 1200]
+    return SquadDataset("1.1", tuple(short[:QUESTIONS]), "00" * 32)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(default_checkpoint: Path) -> Checkpoint:
+    return load_checkpoint(default_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def packed(checkpoint: Checkpoint) -> PackedBertForQuestionAnswering:
+    return pack(checkpoint)
+
+
+def test_bundle_holds_what_it_should(default_bundle: Path) -> None:
+    bundle = Bundle.open(default_bundle)
+    manifest = bundle.manifest
+    names = {"model.onnx", "model.fp16.onnx", "tokenizer.json", "reference.npz", "parity.json"}
+    assert set(manifest.files) == names
+    assert manifest.parity.checked
+    assert manifest.parity.passed
+    assert manifest.parity.questions == 196
+    assert manifest.model.parameters == 16_580_892
+    assert manifest.model.name == "default"
+    assert manifest.versions["torch"] == torch.__version__
+    assert manifest.fp16_range["worst"]["magnitude"] < manifest.fp16_range["limit"]
+    assert str(default_bundle) not in (default_bundle / "bundle.json").read_text(), "no path of this machine"
+    parity = json.loads((default_bundle / "parity.json").read_text())
+    assert parity["passed"]
+    assert parity["squad_sha256"] == manifest.parity.squad_sha256
+
+
+def test_manifest_cost_is_that_of_the_structure(default_bundle: Path, packed: PackedBertForQuestionAnswering) -> None:
+    model = Bundle.open(default_bundle).manifest.model
+    assert model.flops(384) == packed.structure.flops(384)
+    assert model.dense_flops(384) == packed.structure.dense().flops(384)
+
+
+# --- planted faults --------------------------------------------------------------------------------------------------
+
+
+class Faulty(torch.nn.Module):
+    """A module whose inputs or outputs are tampered with."""
+
+    def __init__(
+        self,
+        module: PackedBertForQuestionAnswering,
+        *,
+        ignore_mask: bool = False,
+        zero_types: bool = False,
+        swap: bool = False,
+    ) -> None:
+        super().__init__()
+        self.module, self.ignore_mask, self.zero_types, self.swap = module, ignore_mask, zero_types, swap
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        mask = torch.ones_like(attention_mask) if self.ignore_mask else attention_mask
+        types = torch.zeros_like(token_type_ids) if self.zero_types else token_type_ids
+        start, end = self.module(input_ids, mask, types)
+        return (end, start) if self.swap else (start, end)
+
+
+def one_percent(packed: PackedBertForQuestionAnswering) -> torch.nn.Module:
+    """One layer's output matrix times 1.01."""
+    changed = pack_copy(packed)
+    with torch.no_grad():
+        dict(changed.named_parameters())["layer.2.ffn.output.weight"].mul_(1.01)
+    return changed
+
+
+def pack_copy(packed: PackedBertForQuestionAnswering) -> PackedBertForQuestionAnswering:
+    copy = PackedBertForQuestionAnswering(packed.structure)
+    copy.load_state_dict(packed.state_dict())
+    return copy
+
+
+def judged(
+    packed: PackedBertForQuestionAnswering, faulty: torch.nn.Module, run: ParityRun, precision: Precision
+) -> RungReport:
+    with ExitStack() as opened:
+        reference, rung = (opened.enter_context(closing(TorchSession(module))) for module in (packed, faulty))
+        return climb(run, [Rung("reference", reference), Rung("faulty", rung, precision)]).rungs[1]
+
+
+@pytest.fixture(scope="module")
+def run(sample: SquadDataset, default_tokenizer_json: str) -> ParityRun:
+    run = ParityRun.of(Windower(default_tokenizer_json), sample, "sample")
+    assert any((batch.attention_mask == 0).any() for batch in run.batches()), "without padding the mask fault is none"
+    return run
+
+
+def test_no_fault_passes(packed: PackedBertForQuestionAnswering, run: ParityRun) -> None:
+    assert judged(packed, Faulty(packed), run, "fp32").status == "passed"
+
+
+def test_one_percent_in_one_matrix_closes_the_fp32_gate(packed: PackedBertForQuestionAnswering, run: ParityRun) -> None:
+    rung = judged(packed, one_percent(packed), run, "fp32")
+    assert rung.status == "failed"
+    assert "largest |Δlogit|" in rung.failures[0]
+
+
+@pytest.mark.parametrize("fault", ["swap", "ignore_mask", "zero_types"])
+def test_gross_faults_close_the_fp16_gate(packed: PackedBertForQuestionAnswering, run: ParityRun, fault: str) -> None:
+    rung = judged(packed, Faulty(packed, **{fault: True}), run, "fp16")
+    assert rung.status == "failed", f"{fault}: {rung.span_agreement} % agree, F1 drop {rung.f1_drop}"
+
+
+def test_a_closed_parity_gate_leaves_no_bundle(
+    default_checkpoint: Path, sample: SquadDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph that is exported differs by a percent in one matrix from what the checkpoint says."""
+
+    def wrong_export(packed: PackedBertForQuestionAnswering, path: Path, *, precision: Precision) -> object:
+        changed = one_percent(packed)
+        assert isinstance(changed, PackedBertForQuestionAnswering)
+        return export_onnx(changed, path, precision=precision)
+
+    monkeypatch.setattr(build_module, "export_onnx", wrong_export)
+    options = BuildOptions(squad=replace(sample, questions=sample.questions[:8]), engine=False)
+    with pytest.raises(ParityError, match=r"no bundle was written: ONNX FP32: largest \|Δlogit\|"):
+        build_bundle(default_checkpoint, tmp_path / "out" / "bundle", options, Story.silent())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def scaled_value(checkpoint: Checkpoint) -> Checkpoint:
+    """Value projection of layer 2 times 2^12, its output projection times 2^-12: the same function in FP32."""
+    tensors = dict(checkpoint.tensors)
+    prefix = "bert.encoder.layer.2.attention"
+    for name, factor in (
+        ("self.value.weight", 2.0**12),
+        ("self.value.bias", 2.0**12),
+        ("output.dense.weight", 2.0**-12),
+    ):
+        tensors[f"{prefix}.{name}"] = tensors[f"{prefix}.{name}"].float() * factor
+    return replace(checkpoint, tensors=tensors)
+
+
+def test_a_value_that_overflows_half_closes_the_range_gate(
+    checkpoint: Checkpoint, sample: SquadDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "load_checkpoint", lambda *_, **__: scaled_value(checkpoint))
+    options = BuildOptions(squad=replace(sample, questions=sample.questions[:8]), engine=False)
+    with pytest.raises(ParityError, match="layer.2"):
+        build_bundle("scaled", tmp_path / "out" / "bundle", options, Story.silent())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_scaled_value_is_the_same_function_in_float32(
+    checkpoint: Checkpoint, packed: PackedBertForQuestionAnswering, run: ParityRun
+) -> None:
+    part = part_of(run, 10)
+    assert judged(packed, pack(scaled_value(checkpoint)), part, "fp32").status == "passed"
+
+
+# --- the ladder ------------------------------------------------------------------------------------------------------
+
+
+def test_a_part_of_a_run_has_whole_questions(run: ParityRun) -> None:
+    part = part_of(run, 10)
+    assert 10 <= len(part.windows) < len(run.windows)
+    assert {window.example for window in part.windows} == set(range(len(part.dataset.questions)))
+
+    def windows_of(where: ParityRun, identity: str) -> int:
+        return sum(where.dataset.questions[window.example].id == identity for window in where.windows)
+
+    for question in part.dataset.questions:
+        assert windows_of(part, question.id) == windows_of(run, question.id)
+
+
+def test_the_ladder_begins_with_transformers(
+    default_bundle: Path, checkpoint: Checkpoint, sample: SquadDataset
+) -> None:
+    bundle = Bundle.open(default_bundle)
+    run = bundle_run(bundle, replace(sample, questions=sample.questions[:6]), "sample")
+    seen: list[tuple[int, int]] = []
+
+    def watch(batch: Batch, _: object) -> None:
+        seen.append(batch.shape)
+
+    report = climb_from_checkpoint(bundle, run, checkpoint, on_reference=watch)
+    assert report.rungs[0].name == "transformers"
+    assert report.passed
+    assert sum(rows for rows, _ in seen) == len(run.windows)
