@@ -9,6 +9,7 @@ import pytest
 from densepack_models.structure import LayerStructure, Structure
 from tests.command_line import CommandLine
 
+BUNDLE_QUESTIONS = 60
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -52,12 +53,13 @@ def tiny_structure() -> Structure:
 
 @pytest.fixture(scope="session")
 def default_bundle(default_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole bundle of the default checkpoint, checked on a part of the sample set; built once a test run."""
+    """A whole bundle of the default checkpoint, checked on the first sample questions; built once a test run."""
     from densepack_export.build import BuildOptions, Story, build_bundle
     from densepack_runtime.squad import read_squad, sample_squad_path
 
     folder = tmp_path_factory.mktemp("default") / "bundle"
-    options = BuildOptions(squad=read_squad(sample_squad_path()), squad_name="sample", engine=False)
+    dataset = read_squad(sample_squad_path(), limit=BUNDLE_QUESTIONS)
+    options = BuildOptions(squad=dataset, squad_name="sample", engine=False)
     build_bundle(default_checkpoint, folder, options, Story.silent())
     return folder
 

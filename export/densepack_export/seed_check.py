@@ -20,7 +20,7 @@ from densepack_export.cli import show_parity
 from densepack_export.demo import CARD_CONTEXT, CARD_QUESTION
 from densepack_runtime.allocator import keep_freed_memory
 from densepack_runtime.answers import Answer
-from densepack_runtime.cli import load_squad
+from densepack_runtime.cli import LimitOption, load_squad
 from densepack_runtime.console import print_table, progress_bar, run_command_line, tell
 from densepack_runtime.errors import ParityError
 from densepack_runtime.parity import ParityReport
@@ -50,12 +50,14 @@ class Check:
 def seed_check(
     checkpoint: Annotated[str, typer.Argument(help="Folder or hub id.")] = PUBLISHED_MODEL,
     squad: Annotated[str, typer.Option(help="The SQuAD v1.1 development set, for EM and F1.")] = "sample",
+    limit: LimitOption = None,
     parity: Annotated[
         bool, typer.Option(help="Climb the ladder; a replica with random weights has nothing to show.")
     ] = True,
 ) -> None:
     """Check every published figure of the model; exit 1 when one does not hold."""
-    options = BuildOptions(squad=load_squad(squad), squad_name=Path(squad).name, parity=parity, engine=False)
+    dataset = load_squad(squad, limit)
+    options = BuildOptions(squad=dataset, squad_name=Path(squad).name, parity=parity, engine=False)
     with TemporaryDirectory(prefix="densepack-seed-") as folder:
         bundle = Path(folder) / "bundle"
         result = build_bundle(checkpoint, bundle, options, Story(tell, show_parity, progress_bar))

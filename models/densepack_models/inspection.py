@@ -39,7 +39,7 @@ class LayerInspection:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A checkpoint as it is stored, and the structure that packing would give. `notes`: what reading it had to decide."""
+    """A checkpoint as it is stored, and the structure that packing would give; `notes` say what reading it decided."""
 
     source: str
     parameters_stored: int

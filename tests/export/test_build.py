@@ -25,6 +25,7 @@ from densepack_runtime.parity import ParityRun, Rung, RungReport, climb
 from densepack_runtime.session import Batch, Precision
 from densepack_runtime.squad import SquadDataset, read_squad, sample_squad_path
 from densepack_runtime.windows import Windower
+from tests.conftest import BUNDLE_QUESTIONS
 
 QUESTIONS = 60
 
@@ -54,7 +55,7 @@ def test_bundle_holds_what_it_should(default_bundle: Path) -> None:
     assert set(manifest.files) == names
     assert manifest.parity.checked
     assert manifest.parity.passed
-    assert manifest.parity.questions == 196
+    assert manifest.parity.questions == BUNDLE_QUESTIONS
     assert manifest.model.parameters == 16_580_892
     assert manifest.model.name == "default"
     assert manifest.versions["torch"] == torch.__version__

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.squad import read_squad, sample_squad_path, score_predictions
 from tests.command_line import CommandLine
+from tests.conftest import BUNDLE_QUESTIONS
 
 # Nothing here is near these; they only keep a hanging process from hanging the suite.
 SECONDS = 120
@@ -212,13 +213,13 @@ def test_eval_of_squad_2(densepack: CommandLine, default_bundle: Path, tmp_path:
 def test_parity_from_the_checkpoint_and_from_the_recording(
     densepack: CommandLine, default_bundle: Path, default_checkpoint: Path
 ) -> None:
-    recorded = densepack("parity", default_bundle, "--json")
+    recorded = densepack("parity", default_bundle, "--limit", BUNDLE_QUESTIONS, "--json")
     assert recorded.code == 0, recorded.err
     names = [rung["name"] for rung in json.loads(recorded.out)["rungs"]]
     assert names == ["PyTorch (recorded)", "ONNX FP32", "ONNX FP16"]
     other = densepack("parity", default_bundle, "--limit", "3")
     assert other.code == 1
-    assert "the recorded reference is for 196 questions" in other.error_lines[0]
+    assert f"the recorded reference is for {BUNDLE_QUESTIONS} questions" in other.error_lines[0]
     few = densepack("parity", default_bundle, "--checkpoint", default_checkpoint, "--limit", "8", "--json")
     assert few.code == 0, few.err
     names = [rung["name"] for rung in json.loads(few.out)["rungs"]]
