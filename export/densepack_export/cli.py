@@ -29,7 +29,15 @@ from densepack_runtime.console import print_json, print_table, progress_bar, run
 from densepack_runtime.errors import InputError, ParityError, require
 from densepack_runtime.files import write_text_atomic
 from densepack_runtime.ladder import bundle_run, climb_from_recording
-from densepack_runtime.parity import PARITY_COLUMNS, ParityReport, ParityRun, parity_entry, parity_rows
+from densepack_runtime.parity import (
+    PARITY_COLUMNS,
+    WORST_COLUMNS,
+    ParityReport,
+    ParityRun,
+    parity_entry,
+    parity_rows,
+    worst_rows,
+)
 from densepack_runtime.session import Precision
 
 CheckpointArgument = Annotated[
@@ -309,6 +317,9 @@ def show_parity(report: ParityReport) -> None:
     print_table(
         f"parity on {report.squad_name}, {report.rungs[0].questions} questions", PARITY_COLUMNS, parity_rows(report)
     )
+    worst = worst_rows(report)
+    if worst:
+        print_table("other answers than the reference's", WORST_COLUMNS, worst)
     for failure in report.failures:
         tell(f"failed: {failure}")
 

@@ -49,7 +49,7 @@ def name_graph(model: ir.Model) -> None:
                 value.name = node.name
     parameters = {value for value in graph.initializers.values() if _is_parameter(value)}
     for value in [value for value in graph.initializers.values() if value not in parameters]:
-        consumer, index = value.uses()[0]
+        consumer, index = next(iter(value.uses()))
         schema = onnx.defs.get_schema(consumer.op_type, model.opset_imports[""])
         value.name = _unique(f"{consumer.name}.{schema.inputs[min(index, len(schema.inputs) - 1)].name}", taken)
 

@@ -191,6 +191,30 @@ def parity_rows(report: ParityReport) -> list[tuple[str, ...]]:
     return rows
 
 
+WORST_COLUMNS = ("question", "rung", "reference", "rung's answer", "margin", "|Δ|")
+
+
+def worst_rows(report: ParityReport) -> list[tuple[str, ...]]:
+    """The worst questions that a rung answers otherwise than the reference, as text, for `WORST_COLUMNS`."""
+    return [
+        (
+            _shortened(question.question),
+            rung.name,
+            _shortened(question.reference_answer),
+            _shortened(question.answer),
+            f"{question.margin:.3g}",
+            f"{question.max_abs_logit:.2g}",
+        )
+        for rung in report.rungs
+        for question in rung.worst[: rung.differing_spans]
+    ]
+
+
+def _shortened(text: str, longest: int = 40) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= longest else flat[: longest - 1] + "…"
+
+
 def parity_entry(report: ParityReport) -> ParityEntry:
     """The verdict as the manifest keeps it."""
     questions = report.rungs[0].questions

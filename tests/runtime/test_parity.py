@@ -13,6 +13,7 @@ import pytest
 from densepack_runtime.errors import BundleError, InputError
 from densepack_runtime.parity import (
     PARITY_COLUMNS,
+    WORST_COLUMNS,
     ParityReport,
     ParityRun,
     Rung,
@@ -21,6 +22,7 @@ from densepack_runtime.parity import (
     default_tolerance,
     parity_entry,
     parity_rows,
+    worst_rows,
 )
 from densepack_runtime.question_answerer import QuestionAnswerer
 from densepack_runtime.recorded_reference import RecordedReference, ReferenceRecorder, stratified_windows
@@ -151,6 +153,9 @@ def test_the_report_is_json_and_a_table(run: ParityRun) -> None:
     assert document["passed"] is False
     assert document["rungs"][1]["failures"]
     assert all(len(row) == len(PARITY_COLUMNS) for row in parity_rows(report))
+    worst = worst_rows(report)
+    assert len(worst) == 5
+    assert all(len(row) == len(WORST_COLUMNS) and row[2] != row[3] for row in worst)
     entry = parity_entry(report)
     assert (entry.checked, entry.passed, entry.questions) == (True, False, len(run.dataset.questions))
     assert entry.summary.startswith("0 of 1 rungs")
