@@ -45,19 +45,35 @@ def climb_from_checkpoint(
     """
     _check_same_weights(bundle, checkpoint)
     packed = pack(checkpoint) if packed is None else packed
+    reference = reference_module(checkpoint)
     with ExitStack() as opened:
-
-        def torch_rung(name: str, module: nn.Module, precision: Precision = "fp32", note: str = "") -> Rung:
-            session = opened.enter_context(closing(TorchSession(module, threads=threads)))
-            return Rung(name, session, precision, note)
-
-        reference = torch_rung("transformers", reference_module(checkpoint))
-        rungs = [reference, torch_rung("packed PyTorch", packed), *open_rungs(bundle, opened, threads)]
+        rungs = [
+            _torch_rung(opened, "transformers", reference, threads=threads),
+            _torch_rung(opened, "packed PyTorch", packed, threads=threads),
+            *open_rungs(bundle, opened, threads),
+        ]
         report = climb(run, rungs, on_reference=on_reference)
-        part = part_of(run, HALF_MODULE_WINDOWS)
-        note = f"on {len(part.windows)} of {len(run.windows)} windows"
-        half = torch_rung("packed PyTorch float16", packed.typed_fp16(), "fp16", note)
-        return report.joined(climb(part, [reference, half]))
+    part = part_of(run, HALF_MODULE_WINDOWS)
+    note = f"on {len(part.windows)} of {len(run.windows)} windows"
+    with ExitStack() as opened:  # the other sessions are closed by now: their memory serves this one
+        rungs = [
+            _torch_rung(opened, "transformers", reference, threads=threads),
+            _torch_rung(opened, "packed PyTorch float16", packed.typed_fp16(), "fp16", note, threads=threads),
+        ]
+        return report.joined(climb(part, rungs))
+
+
+def _torch_rung(
+    opened: ExitStack,
+    name: str,
+    module: nn.Module,
+    precision: Precision = "fp32",
+    note: str = "",
+    *,
+    threads: int | None,
+) -> Rung:
+    session = opened.enter_context(closing(TorchSession(module, threads=threads)))
+    return Rung(name, session, precision, note)
 
 
 def _check_same_weights(bundle: Bundle, checkpoint: Checkpoint) -> None:

@@ -14,16 +14,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import platform
 import shutil
 import sys
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import transformers
 from nn_pruning.inference_model_patcher import optimize_model
+from provenance import provenance
 from transformers import BertConfig, BertForQuestionAnswering
 
 HEAD, HEADS, UNITS = 4, 4, 12
@@ -122,15 +120,21 @@ def logits(model: BertForQuestionAnswering, batch: dict[str, torch.Tensor]) -> t
     return torch.stack([output.start_logits, output.end_logits])  # [2, B, S]
 
 
+def write_tokenizer(folder: Path, vocabulary: int) -> None:
+    """A tokenizer of single characters, in the two files that the published models have."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [*special, *(chr(ord("!") + number) for number in range(vocabulary - len(special)))]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}\n', encoding="utf-8")
+
+
 def record(folder: Path, seed: int, cut: dict[int, list[int]], plant: Callable[[State], None]) -> dict[str, object]:
     model, batch = make_model(seed, cut, plant), inputs(seed)
     unpacked = logits(model, batch)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for every matrix
         packed = logits(optimize_model(model, "dense"), batch)
     model.half().save_pretrained(folder)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(chr(ord("!") + number) for number in range(55))]
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}\n', encoding="utf-8")
+    write_tokenizer(folder, model.config.vocab_size)
     real = batch["attention_mask"].bool()
     return {
         "inputs": {name: tensor.tolist() for name, tensor in batch.items()},
@@ -149,13 +153,7 @@ def main(out: str) -> None:
         folder = target / name.replace(",", "").replace(" ", "-")
         cases[name] = {"folder": folder.name, **record(folder, seed, cut, plant)}
         sys.stderr.write(f"{name}: nn_pruning changes a logit by up to {cases[name]['max_abs_difference']:.2g}\n")
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "nn_pruning": version("nn_pruning"),
-    }
-    document = {"versions": versions, "cases": cases}
+    document = provenance("torch", "transformers", "nn_pruning") | {"cases": cases}
     (target / "results.json").write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
 
 
