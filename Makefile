@@ -27,7 +27,7 @@ demo: setup      ## build a bundle from the embedded checkpoint, answer question
 	$(BIN)/python -m densepack_export.demo models/checkpoints/default demo
 
 test: setup      ## the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup     ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -316,7 +316,14 @@ def test_a_signal_during_a_build_leaves_nothing(
         str(target),
         "--no-engine",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell's background job ignores SIGINT, and so would this one: the child begins with the default.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         deadline = time.monotonic() + SECONDS
         while time.monotonic() < deadline and not list((tmp_path / "out").glob(".bundle*/model.onnx")):
