@@ -43,6 +43,7 @@ def test_without_a_hub_it_is_one_line_and_exit_1(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::densepack_runtime.bundle.UncheckedBundleWarning")
 def test_replica_has_the_sizes_and_not_the_answer(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, default_tokenizer_json: str
 ) -> None:

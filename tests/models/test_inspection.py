@@ -24,7 +24,7 @@ def test_published_figures(tmp_path: Path, default_tokenizer_json: str) -> None:
     assert round(document["linear_density_percent"], 3) == 26.195
     assert round(document["overall_density_percent"], 3) == 42.398
     assert (document["heads_removed"], document["heads_total"]) == (80, 144)
-    assert [layer["heads"] for layer in document["layers"]] == [list(layer.heads) for layer in SEED.layers]
+    assert [layer["heads"] for layer in document["layers"]] == [layer.heads for layer in SEED.layers]
     assert [layer["ffn_units"] for layer in document["layers"]] == [layer.ffn_width for layer in SEED.layers]
 
 

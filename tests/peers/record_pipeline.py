@@ -11,13 +11,12 @@ the token ids and logits behind them, so that the test needs neither the model n
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from provenance import provenance
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, QuestionAnsweringPipeline
 
 SAMPLE = Path(__file__).resolve().parents[2] / "runtime" / "densepack_runtime" / "sample_squad.json"
@@ -37,6 +36,32 @@ EDGES = [
     ("When was it?", "It was in 1990/91, on the 3rd-4th of May, at 5:30p.m., for $1,234.56 or so."),
     ("What is unbelievable?", "Electroencephalographically speaking, antidisestablishmentarianism is unbelievable."),
     ("Who sleeps?", "  The   cat\tsleeps \n\n here ;  the dog doesn't.  "),
+    ("מתי הוקם המגדלור?", "הנמל נבנה לפני מאות שנים, והמגדלור הוקם בשנת 1865."),
+    ("متى افتتحت المكتبة؟", "تقع المكتبة القديمة في شارع النخيل، وقد افتتحت عام 1924."),
+    # Accents as characters of their own, a ligature, a soft hyphen and a zero-width space.
+    (
+        "Who owns the cafe\u0301?",
+        "The cafe\u0301 of Zoe\u0308 Du\u0301ran serves \ufb01ne co\u00adcoa\u200b, says I\u0307brahim.",
+    ),
+    ("What closes a sentence?", "The mark [SEP] closes a sentence, [MASK] hides a word, and ##ing is half of one."),
+    ("Who discovered the ninth moon?", "Bake the bread for forty minutes. Let it cool on a rack."),
+    # Long words in a long text: windows begin and end inside words.
+    (
+        "Where does the ferry call on the seventh day?",
+        " ".join(
+            f"On day {day} the ferry calls at Llanquillenbrackwater{end}, Grumblethwaitemoorlingen{end} and "
+            f"Ostrowickfjordhavnsundet{end}."
+            for day, end in enumerate(("by", "haven", "ness", "thorpe", "wick", "dale", "holm") * 3, start=1)
+        ),
+    ),
+    # The same answer in several windows, and in the overlap of two.
+    (
+        "Who keeps the lighthouse?",
+        " ".join(
+            f"In year {year} the lighthouse was kept by Ada Morn, and the lamp burned for {year + 40} nights in winter."
+            for year in range(1, 31)
+        ),
+    ),
 ]
 PARAMETERS: list[dict[str, Any]] = [
     {},
@@ -45,6 +70,7 @@ PARAMETERS: list[dict[str, Any]] = [
     {"top_k": 3, "max_answer_len": 4},
     {"top_k": 4, "align_to_words": False},
     {"top_k": 5, "handle_impossible_answer": True, "max_answer_len": 40},
+    {"top_k": 10, "max_answer_len": 1},
 ]
 SAMPLE_STRIDE = 4
 
@@ -99,12 +125,7 @@ def main(checkpoint: str, out: str) -> None:
         if not name.startswith("sample"):  # the texts of the sample set are in the sample set
             case |= {"question": question, "context": context}
         cases.append(case)
-    versions = {
-        "python": platform.python_version(),
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
-    }
-    document = {"versions": versions, "checkpoint": Path(checkpoint).name, "cases": cases}
+    document = provenance("torch", "transformers", "tokenizers") | {"checkpoint": Path(checkpoint).name, "cases": cases}
     Path(out).write_text(json.dumps(document, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
     runs = sum(len(case["runs"]) for case in cases)
     windows = sum(len(case["windows"]) for case in cases)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from densepack_runtime.answers import Answer
 from densepack_runtime.errors import BackendError, InputError
@@ -26,7 +27,7 @@ from densepack_runtime.windows import Window, Windower
 RECORDING = Path(__file__).resolve().parents[1] / "peers" / "results" / "pipeline.json"
 # Both compute in float32; the issue's own limit.
 SCORE_TOLERANCE = 1e-6
-LEAST_CASES, LEAST_RUNS = 50, 100
+LEAST_CASES, LEAST_RUNS = 60, 150
 
 DOCUMENT = json.loads(RECORDING.read_text(encoding="utf-8"))
 SAMPLE = {entry.id: (entry.question, entry.context) for entry in read_squad(sample_squad_path()).questions}
@@ -49,12 +50,21 @@ def windower(default_tokenizer_json: str) -> Windower:
     return Windower(default_tokenizer_json)
 
 
-def test_the_recording_is_worth_its_name() -> None:
+def test_the_recording_is_worth_its_name(windower: Windower) -> None:
+    runs = [run for case in CASES for run in case["runs"]]
     assert DOCUMENT["versions"]["transformers"].startswith("4.57")
+    assert DOCUMENT["hardware"]["cores"] > 0
     assert len(CASES) >= LEAST_CASES
-    assert sum(len(case["runs"]) for case in CASES) >= LEAST_RUNS
-    assert sum(len(case["windows"]) > 1 for case in CASES) >= 5
-    assert {run["settings"].get("top_k", 1) for case in CASES for run in case["runs"]} >= {1, 3, 5}
+    assert len(runs) >= LEAST_RUNS
+    assert sum(len(case["windows"]) > 1 for case in CASES) >= 10
+    assert {run["settings"].get("top_k", 1) for run in runs} >= {1, 3, 5, 10}
+    assert {run["settings"].get("max_answer_len", 15) for run in runs} >= {1, 4, 15, 40}
+    assert any(run["answers"][0]["answer"] == "" for run in runs), "no recorded case has the empty answer first"
+    assert any(begins_inside_a_word(window, windower) for case in CASES for window in windower.windows(*texts(case)))
+
+
+def begins_inside_a_word(window: Window, windower: Windower) -> bool:
+    return bool(windower.continues_word(window.token_ids[window.context_start : window.context_start + 1])[0])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
@@ -126,6 +136,60 @@ def answered(logits: WindowLogits, windower: Windower, rules: PipelineRules) -> 
     return pipeline_answers("Ann met Bob.", [window], [logits], windower.continues_word, rules)
 
 
+def weights(cls: float, context: list[float]) -> NDArray[np.float32]:
+    """Logits of "Who?" on "Ann met Bob." whose softmax over [CLS] and context is in proportion to these weights.
+
+    The question and the [SEP]s get far larger logits, which must not count.
+    """
+    return np.log(np.array([cls, 1e6, 1e6, 1e6, *context, 1e6], dtype=np.float64)).astype(np.float32)
+
+
+def test_scores_are_products_of_probabilities_with_cls_in_the_sum(windower: Windower) -> None:
+    """Worked by hand: tokens ann, met, bob, "."; starts 2, 1, 4, 1 of 10 and ends 1, 1, 5, 1 of 10, [CLS] 2."""
+    logits = weights(2, [2, 1, 4, 1]), weights(2, [1, 1, 5, 1])
+    found = answered(logits, windower, PipelineRules(top_k=3))
+    assert [(answer.text, answer.start, answer.end) for answer in found] == [
+        ("Bob", 8, 11),
+        ("Ann met Bob", 0, 11),
+        ("met Bob", 4, 11),
+    ]
+    assert [answer.score for answer in found] == pytest.approx([0.2, 0.1, 0.05], abs=SCORE_TOLERANCE)
+
+
+def test_the_empty_answer_has_the_product_at_cls_and_can_win(windower: Windower) -> None:
+    logits = weights(6, [1, 1, 1, 1]), weights(5, [1, 1, 2, 1])
+    found = answered(logits, windower, PipelineRules(top_k=2, handle_impossible_answer=True))
+    assert (found[0].text, found[0].start, found[0].end) == ("", 0, 0)
+    assert found[0].score == pytest.approx(0.3, abs=SCORE_TOLERANCE)
+    assert answered(logits, windower, PipelineRules())[0].text != ""
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_empty_answer_has_the_smallest_probability_of_any_window(windower: Windower, order: int) -> None:
+    [window] = windower.windows("Who?", "Ann met Bob.")
+    later = replace(window, first_token=4)
+    often, seldom = weights(6, [1, 1, 1, 1]), weights(1, [1, 1, 7, 1])
+    found = pipeline_answers(
+        "Ann met Bob.",
+        [window, later],
+        [(often, often), (seldom, seldom)][::order],
+        windower.continues_word,
+        PipelineRules(top_k=40, handle_impossible_answer=True),
+    )
+    [empty] = [answer for answer in found if answer.text == ""]
+    assert empty.score == pytest.approx((1 / 11) ** 2, abs=SCORE_TOLERANCE)
+
+
+def test_equal_texts_are_one_answer_whatever_their_case(windower: Windower) -> None:
+    context = "Ann ANN"
+    [window] = windower.windows("Who?", context)
+    start = np.log(np.array([2, 1, 1, 1, 5, 3, 1], dtype=np.float32))
+    rules = PipelineRules(top_k=3, max_answer_len=1)
+    found = pipeline_answers(context, [window], [(start, start)], windower.continues_word, rules)
+    assert [(answer.text, answer.start, answer.end) for answer in found] == [("Ann", 0, 3)]
+    assert found[0].score == pytest.approx(0.25 + 0.09, abs=SCORE_TOLERANCE)
+
+
 def test_logits_that_are_not_numbers_are_an_error(windower: Windower) -> None:
     [window] = windower.windows("Who?", "Ann met Bob.")
     nan = np.full(window.length, np.nan, dtype=np.float32)
@@ -134,12 +198,14 @@ def test_logits_that_are_not_numbers_are_an_error(windower: Windower) -> None:
 
 
 def test_the_order_of_windows_does_not_matter(windower: Windower) -> None:
-    case = max(CASES, key=lambda case: len(case["windows"]))
-    question, context = texts(case)
-    windows = windower.windows(question, context)
-    logits = recorded_logits(case)
-    forward = pipeline_answers(context, windows, logits, windower.continues_word)
-    assert pipeline_answers(context, windows[::-1], logits[::-1], windower.continues_word) == forward
+    """The first of several places with the same text is given, also when windows come back in another order."""
+    for case in [case for case in CASES if len(case["windows"]) > 1]:
+        question, context = texts(case)
+        windows, logits = windower.windows(question, context), recorded_logits(case)
+        rules = PipelineRules(top_k=5)
+        forward = pipeline_answers(context, windows, logits, windower.continues_word, rules)
+        backward = pipeline_answers(context, windows[::-1], logits[::-1], windower.continues_word, rules)
+        assert backward == forward
 
 
 def test_a_window_that_begins_inside_a_word_keeps_to_its_own_tokens(windower: Windower) -> None:
