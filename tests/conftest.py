@@ -8,6 +8,9 @@ import pytest
 
 from densepack_models.structure import LayerStructure, Structure
 from tests.command_line import CommandLine
+from tests.tensorrt_api.fixtures import describe_tensorrt, tensorrt_bindings, true_api
+
+__all__ = ["describe_tensorrt", "tensorrt_bindings", "true_api"]  # fixtures
 
 BUNDLE_QUESTIONS = 60
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -54,7 +57,8 @@ def tiny_structure() -> Structure:
 @pytest.fixture(scope="session")
 def default_bundle(default_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole bundle of the default checkpoint, checked on the first sample questions; built once a test run."""
-    from densepack_export.build import BuildOptions, Story, build_bundle
+    from densepack_export.build import BuildOptions, build_bundle
+    from densepack_export.story import Story
     from densepack_runtime.squad import read_squad, sample_squad_path
 
     folder = tmp_path_factory.mktemp("default") / "bundle"

@@ -8,16 +8,15 @@ Every step works in one temporary folder; the bundle appears when all gates have
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from densepack_export.engine import EngineReport, Profile, build_engine
+from densepack_export.engine_build import EngineRequest, build_into
 from densepack_export.onnx_export import OnnxExport, export_onnx
 from densepack_export.range_gate import RangeReport, measure_fp16_ranges
+from densepack_export.story import Story
 from densepack_export.verify import climb_from_checkpoint
 from densepack_models.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
@@ -34,6 +33,7 @@ from densepack_runtime.bundle import (
     TensorEntry,
     write_bundle,
 )
+from densepack_runtime.engines import FLAVOURS, EngineEntry, Host, installed_version, misfit
 from densepack_runtime.errors import ParityError
 from densepack_runtime.parity import ParityReport, ParityRun, parity_entry
 from densepack_runtime.recorded_reference import ReferenceRecorder, stratified_windows
@@ -43,13 +43,11 @@ from densepack_runtime.versions import package_versions
 from densepack_runtime.windows import Windower
 
 RANGE_GATE_WINDOWS = 500
-PLAN_MAX_BATCH = 32
-PLAN_NAME = "engines/tensorrt-rtx-fp16.plan"
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """What `densepack build` can be told. `engine` None means: where tensorrt-rtx is installed."""
+    """What `densepack build` can be told. `engine` None means: where a TensorRT is installed."""
 
     squad: SquadDataset
     squad_name: str = "sample"
@@ -58,6 +56,7 @@ class BuildOptions:
     pad_to: int = 1
     parity: bool = True
     engine: bool | None = None
+    engine_request: EngineRequest = field(default_factory=EngineRequest)
     revision: str | None = None
     overwrite: bool = False
     threads: int | None = None
@@ -71,22 +70,8 @@ class BuildResult:
     packing: PackReport
     exports: tuple[OnnxExport, ...]
     ranges: RangeReport
-    engine: EngineReport | None
+    engine: EngineEntry | None
     parity: ParityReport | None
-
-
-@dataclass(frozen=True, slots=True)
-class Story:
-    """How a build tells what it does: `tell` gets a line, `show` the ladder, `bar` makes a bar of so many steps."""
-
-    tell: Callable[[str], None]
-    show: Callable[[ParityReport], None]
-    bar: Callable[[str, int], AbstractContextManager[Callable[..., None]]]
-
-    @classmethod
-    def silent(cls) -> Story:
-        """For callers that want the result alone."""
-        return cls(lambda _: None, lambda _: None, lambda *_: nullcontext(lambda *_: None))
 
 
 def build_bundle(source: str | Path, folder: Path, options: BuildOptions, story: Story) -> BuildResult:
@@ -165,18 +150,17 @@ def _told(batches: Iterator[Batch], advance: Callable[..., None]) -> Iterator[Ba
         advance(len(batch.windows))
 
 
-def _build_plan(draft: BundleDraft, options: BuildOptions, story: Story) -> EngineReport | None:
-    available = importlib.util.find_spec("tensorrt_rtx") is not None
+def _build_plan(draft: BundleDraft, options: BuildOptions, story: Story) -> EngineEntry | None:
+    available = any(installed_version(flavour) for flavour in FLAVOURS)
     if options.engine is False or (options.engine is None and not available):
-        story.tell("no TensorRT plan: " + ("--no-engine" if available else "tensorrt-rtx is not installed"))
+        story.tell("no TensorRT plan: " + ("--no-engine" if available else "no TensorRT is installed"))
         return None
-    draft.path(PLAN_NAME).parent.mkdir(exist_ok=True)
-    profile = Profile((1, 1), (8, options.max_length), (PLAN_MAX_BATCH, options.max_length))
-    report = build_engine(draft.path(ONNX_NAMES["fp16"]), draft.path(PLAN_NAME), precision="fp16", profiles=[profile])
-    record = {**report.as_dict(), "plan": PLAN_NAME}
-    draft.manifest = replace(draft.manifest, engines=(*draft.manifest.engines, record))
-    story.tell(f"{PLAN_NAME}: {report.bytes / 2**20:.1f} MiB in {report.seconds:.1f} s")
-    return report
+    entry = build_into(draft, options.engine_request, story)
+    reason = misfit(entry, Host.here())
+    if options.parity:
+        entry = replace(entry, verdict="part of the parity ladder" if reason is None else "built, not run")
+    draft.manifest = replace(draft.manifest, engines=(entry,))
+    return entry
 
 
 def _check_parity(

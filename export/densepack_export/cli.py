@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from densepack_export import engine_cli
+from densepack_export.story import Story
 from densepack_runtime.allocator import keep_freed_memory
 from densepack_runtime.bundle import PARITY_NAME, Bundle, edit_bundle
 from densepack_runtime.cli import (
@@ -168,10 +170,13 @@ def build(
         bool | None,
         typer.Option(
             "--engine/--no-engine",
-            help="Build a TensorRT for RTX plan; by default where tensorrt-rtx is installed.",
+            help="Build a TensorRT plan; by default where a TensorRT is installed.",
             show_default=False,
         ),
     ] = None,
+    flavour: engine_cli.FlavourOption = "auto",
+    lengths: engine_cli.LengthsOption = "64,128,256,384",
+    max_batch: engine_cli.MaxBatchOption = 32,
     revision: RevisionOption = None,
     threads: ThreadsOption = None,
     overwrite: OverwriteOption = False,
@@ -182,7 +187,8 @@ def build(
     Example: densepack build models/checkpoints/default bundle --squad dev-v1.1.json
     """
     _need_torch()
-    from densepack_export.build import BuildOptions, Story, build_bundle
+    from densepack_export.build import BuildOptions, build_bundle
+    from densepack_export.engine_build import EngineRequest
 
     options = BuildOptions(
         squad=load_squad(squad, limit),
@@ -192,6 +198,7 @@ def build(
         pad_to=pad_to,
         parity=parity,
         engine=engine,
+        engine_request=EngineRequest(flavour=flavour, lengths=engine_cli.numbers(lengths), max_batch=max_batch),
         revision=revision,
         overwrite=overwrite,
         threads=threads,
@@ -219,6 +226,14 @@ def parity_command(
     write: Annotated[
         bool, typer.Option("--write/--no-write", help="Store the report and verdict in the bundle.")
     ] = False,
+    bisect: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEFT,RIGHT",
+            help="Name where the hidden states of two sides part: fp32, fp16, fused, plan, torch, or ONNX files.",
+            show_default=False,
+        ),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Climb the ladder: exit 0 when every rung is within tolerance, 1 otherwise.
@@ -228,6 +243,9 @@ def parity_command(
     opened = Bundle.open(bundle)
     dataset = load_squad(squad, limit)
     run = bundle_run(opened, dataset, Path(squad).name)
+    if bisect is not None:
+        _bisect(opened, run, bisect, checkpoint, json_output=json_output)
+        return
     with progress_bar("parity", len(run.windows)) as advance:
         run = replace(run, on_windows=advance)
         if checkpoint is None:
@@ -242,6 +260,39 @@ def parity_command(
         show_parity(report)
     if not report.passed:
         raise ParityError("parity failed: " + ("; ".join(report.failures) or "no rung was compared"))
+
+
+def _bisect(bundle: Bundle, run: ParityRun, text: str, source: str | None, *, json_output: bool) -> None:
+    require("onnx_ir", "export")
+    from densepack_export.bisect import BISECT_COLUMNS, bisect, bisect_rows, departure, open_side
+
+    names = text.split(",")
+    if len(names) != 2:
+        raise InputError(f"--bisect compares two sides separated by a comma, got {text!r}")
+    module = None
+    if source is not None:
+        _need_torch()
+        from densepack_models import load_checkpoint
+        from densepack_models import pack as pack_checkpoint
+
+        module = pack_checkpoint(load_checkpoint(source))
+    batch = next(run.batches())
+    with ExitStack() as opened:
+        left, right = (open_side(name, bundle, opened, module) for name in names)
+        points = bisect(left, right, batch)
+    found = departure(points)
+    if json_output:
+        print_json({"left": left.name, "right": right.name, "points": [asdict(point) for point in points]})
+    else:
+        rows, length = batch.shape
+        print_table(
+            f"{right.name} against {left.name}, one batch of {rows}x{length}", BISECT_COLUMNS, bisect_rows(points)
+        )
+    if found is not None:
+        raise ParityError(
+            f"{right.name} leaves {left.name} at {found.name}: relative error {found.error:.2g} after {found.trend:.2g}"
+        )
+    tell(f"{right.name} follows {left.name} through all {len(points)} points")
 
 
 def _climb_from_checkpoint(bundle: Bundle, run: ParityRun, source: str, threads: int | None) -> ParityReport:
@@ -276,7 +327,7 @@ def bench(
     from densepack_export.bench_sides import open_side
     from densepack_runtime.benchmark import Cell, latency_table, ratio_table, run_benchmark, steps
 
-    cells = [Cell(batch, length) for batch in _numbers(batches) for length in _numbers(lengths)]
+    cells = [Cell(batch, length) for batch in engine_cli.numbers(batches) for length in engine_cli.numbers(lengths)]
     with ExitStack() as opened:
         contestants = [open_side(text, opened, threads) for text in sides]
         with progress_bar("benchmark", steps(len(contestants), len(cells), rounds)) as advance:
@@ -292,16 +343,6 @@ def bench(
     print_table("latency", *latency_table(document))
     if len(contestants) > 1:
         print_table(f"compared with {contestants[0].name}", *ratio_table(document))
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise typer.BadParameter(f"positive whole numbers separated by commas are needed, got {text!r}")
-    return numbers
 
 
 def _store(bundle: Bundle, report: ParityReport) -> None:

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from densepack_export.bench_sides import open_side
-from densepack_export.build import BuildOptions, BuildResult, Story, build_bundle
+from densepack_export.build import BuildOptions, BuildResult, build_bundle
 from densepack_export.cli import show_parity
+from densepack_export.story import Story
 from densepack_runtime.allocator import keep_freed_memory
 from densepack_runtime.benchmark import Cell, run_benchmark, steps
 from densepack_runtime.console import print_table, progress_bar, run_command_line, tell

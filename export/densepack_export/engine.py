@@ -1,162 +1,230 @@
 """TensorRT plans from ONNX graphs, over the API that `tensorrt` and `tensorrt_rtx` share.
 
-    report = build_engine(Path("model.fp16.onnx"), Path("engines/rtx.plan"), precision="fp16")
-    report.half_products, report.products, report.seconds
+    built = build_engine(Path("model.fp16.onnx"), Path("engines/rtx.plan"), EngineSettings(), profiles)
+    built.entry.half_products, built.entry.products, built.entry.seconds
 
-The flavour `tensorrt-rtx` builds on any host, without a GPU; running its plans needs an RTX-class GPU. The plan is
-written to a temporary neighbour and renamed last. A line of level ERROR in TensorRT's log fails the build, even when a
-plan came back.
+The flavour `tensorrt-rtx` builds on any host, without a GPU; running its plans needs an RTX-class GPU. `tensorrt`
+builds on the GPU that the plan will run on. The plan is written to a temporary neighbour and renamed last. A line of
+level ERROR in TensorRT's log fails the build, even when a plan came back.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from densepack_export.engine_audit import audit_products
-from densepack_export.engine_log import BuildLog, Progress, ProgressCallback, captured_log, make_progress_monitor
-from densepack_runtime.errors import EngineBuildError, InputError, require
+from densepack_export.engine_audit import PrecisionProof, audit_network
+from densepack_export.engine_progress import Progress, ProgressCallback, make_progress_monitor
+from densepack_runtime.engines import EXTRAS, FLAVOURS, MODULES, EngineEntry, Flavour, Profile, installed_version
+from densepack_runtime.errors import EngineBuildError, InputError, MissingDependencyError, require
 from densepack_runtime.files import new_file, sha256_of
+from densepack_runtime.gpus import Gpu, nvidia_gpus
 from densepack_runtime.session import INPUT_NAMES, Precision
+from densepack_runtime.tensorrt_log import TensorRTLog, captured_log
 
-Flavour = Literal["tensorrt", "tensorrt-rtx"]
-_MODULES: dict[Flavour, tuple[str, str]] = {"tensorrt": ("tensorrt", "gpu"), "tensorrt-rtx": ("tensorrt_rtx", "rtx")}
+if TYPE_CHECKING:
+    import tensorrt as trt_types
 
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """Smallest, best and largest (batch, length) of one optimisation profile, the same for all three inputs."""
-
-    min: tuple[int, int]
-    opt: tuple[int, int]
-    max: tuple[int, int]
-
-    def __post_init__(self) -> None:
-        """Refuse what TensorRT would refuse with less to go by. Raises InputError."""
-        ordered = zip(self.min, self.opt, self.max, strict=True)
-        if not all(1 <= smallest <= best <= largest for smallest, best, largest in ordered):
-            raise InputError(f"the profile {self} cannot be: batch and length need 1 <= min <= opt <= max")
-
-    def __str__(self) -> str:
-        return " / ".join(f"{batch}x{length}" for batch, length in (self.min, self.opt, self.max))
-
-
+Attention = Literal["fused", "written-out"]
 DEFAULT_PROFILES = (Profile(min=(1, 1), opt=(8, 384), max=(32, 512)),)
+_LOGGER = logging.getLogger("densepack")
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """What TensorRT may be told; None and () leave its default.
+    """What the builder may be told; None and () leave TensorRT's default.
 
-    `compute_capabilities` such as ("8.6", "8.9") narrow a tensorrt-rtx plan, which otherwise is for all that it knows.
-    `optimization_level` 0 to 5.
+    `precision` is what the graph must have been exported with; nothing is converted. `compute_capabilities` such as
+    ("8.6", "8.9") narrow a tensorrt-rtx plan, which otherwise is for all that it knows. `optimization_level` 0 to 5.
+    `version_compatible` plans run with later versions of TensorRT, somewhat slower (flavour `tensorrt` only).
+    `debug_tensors` can be listened to when the plan runs.
     """
 
+    flavour: Flavour = "tensorrt-rtx"
+    precision: Precision = "fp16"
+    attention: Attention = "fused"
     compute_capabilities: tuple[str, ...] = ()
     workspace_bytes: int | None = None
     optimization_level: int | None = None
+    version_compatible: bool = False
+    allow_fp32: bool = False
+    debug_tensors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class EngineReport:
-    """What was built: the record that a bundle keeps. `flags` are TensorRT's builder flags that were on.
+class BuiltEngine:
+    """The record that a bundle keeps, the proof to show, and the timing cache to keep (flavour `tensorrt`)."""
 
-    `compute_capabilities` is empty for a plan that fits only the GPU it was built on. `seconds` covers parsing and
-    building. `half_products` of `products` matrix products have Half inputs and outputs.
+    entry: EngineEntry
+    proof: PrecisionProof
+    timing_cache: bytes | None = None
+
+
+def choose_flavour(asked: Flavour | Literal["auto"] = "auto") -> Flavour:
+    """The flavour to build: on a GPU host the one built for that GPU, elsewhere the one that needs none.
+
+    Raises InputError for an unknown name, MissingDependencyError when nothing is installed.
     """
-
-    flavour: Flavour
-    tensorrt_version: str
-    precision: Precision
-    compute_capabilities: tuple[str, ...]
-    profiles: tuple[Profile, ...]
-    flags: tuple[str, ...]
-    plan_sha256: str
-    onnx_sha256: str
-    bytes: int
-    seconds: float
-    products: int
-    half_products: int
-    warnings: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    if asked != "auto":
+        if asked not in FLAVOURS:
+            raise InputError(f"unknown flavour {asked!r}; known: auto, {', '.join(FLAVOURS)}")
+        return asked
+    order: tuple[Flavour, ...] = FLAVOURS if nvidia_gpus() else ("tensorrt-rtx",)
+    for flavour in order:
+        if installed_version(flavour):
+            return flavour
+    raise MissingDependencyError(
+        "no TensorRT is installed: pip install 'densepack[rtx]' (plans for RTX-class GPUs, built on any host) or "
+        "'densepack[gpu]' on the GPU host itself"
+    )
 
 
 def load_tensorrt(flavour: Flavour) -> ModuleType:
     """The module of a flavour. Raises MissingDependencyError that names the extra."""
-    module, extra = _MODULES[flavour]
-    return require(module, extra)
+    return require(MODULES[flavour], EXTRAS[flavour])
 
 
 def build_engine(
     onnx_path: Path,
     plan_path: Path,
-    *,
-    flavour: Flavour = "tensorrt-rtx",
-    precision: Precision = "fp16",
-    profiles: Sequence[Profile] = DEFAULT_PROFILES,
     settings: EngineSettings | None = None,
+    profiles: Sequence[Profile] = DEFAULT_PROFILES,
+    *,
+    timing_cache: bytes | None = None,
     on_progress: ProgressCallback | None = None,
-) -> EngineReport:
+) -> BuiltEngine:
     """Build a plan; an existing one is replaced when the new one is complete.
 
-    `precision` is what the graph must have been exported with; nothing is converted here. Raises
-    MissingDependencyError, EngineBuildError (parser errors with node names, TensorRT's log) and InputError (profiles,
-    compute capabilities). What `on_progress` raises cancels the build and is raised again.
+    Raises MissingDependencyError, EngineBuildError (parser errors with node names, TensorRT's log) and InputError
+    (profiles, settings). What `on_progress` raises cancels the build and is raised again.
     """
-    trt, started = load_tensorrt(flavour), time.perf_counter()
+    settings = settings or EngineSettings()
+    gpu = _gpu_for(settings)
+    trt, started = load_tensorrt(settings.flavour), time.perf_counter()
     onnx_path = Path(onnx_path)
     with captured_log(trt) as (logger, log):
-        builder = trt.Builder(logger)
+        builder = _made(trt.Builder, logger, log)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-        _parse(trt, network, logger, log, onnx_path)
-        audit = audit_products(trt, network)
-        audit.check(precision)
+        _parse(trt, network, logger, log, onnx_path, settings)
+        proof = audit_network(trt, network)
+        proof.check(settings.precision, allow_fp32=settings.allow_fp32)
+        _mark_debug(network, settings.debug_tensors)
         config = _configure(trt, builder, network, profiles, log)
-        capabilities = _apply(trt, config, settings or EngineSettings(), flavour)
-        plan = _build(trt, builder, network, config, log, on_progress)
+        capabilities = _apply(trt, config, settings)
+        cache = _use_timing_cache(config, timing_cache) if settings.flavour == "tensorrt" else None
+        plan = _build(trt, builder, network, config, log, settings, on_progress)
+        flags = tuple(name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag))
+        if gpu is not None:
+            proof = proof.with_engine(_inspect(trt, logger, log, plan))
     seconds = time.perf_counter() - started
     with new_file(Path(plan_path)) as temporary:
         with temporary.open("wb") as file:
             file.write(plan)
-        return EngineReport(
-            flavour=flavour,
+        entry = EngineEntry(
+            plan=Path(plan_path).name,
+            flavour=settings.flavour,
             tensorrt_version=str(trt.__version__),
-            precision=precision,
-            compute_capabilities=capabilities,
+            precision=settings.precision,
+            compute_capabilities=(gpu.capability,) if gpu is not None else capabilities,
             profiles=tuple(profiles),
-            flags=tuple(name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag)),
+            flags=flags,
             plan_sha256=sha256_of(temporary),
             onnx_sha256=sha256_of(onnx_path),
             bytes=temporary.stat().st_size,
             seconds=seconds,
-            products=audit.products,
-            half_products=audit.half_products,
+            products=proof.products,
+            half_products=proof.half_products,
+            attention=proof.attention,
+            gpu=gpu.name if gpu is not None else "",
+            driver_cuda=gpu.driver_cuda if gpu is not None else "",
+            version_compatible=settings.version_compatible,
+            proof=proof.as_dict(),
             warnings=tuple(log.warnings),
         )
+    return BuiltEngine(entry, proof, bytes(cache.serialize()) if cache is not None else None)
 
 
-def _parse(trt: ModuleType, network: Any, logger: Any, log: BuildLog, onnx_path: Path) -> None:
+def _gpu_for(settings: EngineSettings) -> Gpu | None:
+    """The GPU that the plan will be tied to; None for tensorrt-rtx. Raises for what a flavour cannot do."""
+    if settings.flavour == "tensorrt-rtx":
+        if settings.version_compatible:
+            raise InputError("TensorRT for RTX has no version-compatible plans: build one per version")
+        return None
+    if settings.compute_capabilities:
+        raise InputError(
+            "compute capabilities can be chosen for the flavour tensorrt-rtx only: a plan of the flavour tensorrt is "
+            "for the GPU that it is built on"
+        )
+    gpus = nvidia_gpus()
+    if not gpus:
+        raise EngineBuildError(
+            "the flavour tensorrt builds on the GPU that the plan will run on, and no NVIDIA GPU is here: build on "
+            "that host, or with --flavour tensorrt-rtx"
+        )
+    return gpus[0]
+
+
+def _made(factory: Any, logger: Any, log: TensorRTLog) -> Any:
+    """TensorRT's object, or EngineBuildError with what it logged (a driver that is too old, say)."""
+    try:
+        made = factory(logger)
+    except (RuntimeError, TypeError) as error:  # "factory function returned nullptr"
+        raise EngineBuildError(f"TensorRT made no {factory.__name__}: {error} ({log.told()})") from error
+    if made is None:
+        raise EngineBuildError(f"TensorRT made no {factory.__name__}: {log.told()}")
+    return made
+
+
+def _parse(
+    trt: ModuleType, network: Any, logger: Any, log: TensorRTLog, onnx_path: Path, settings: EngineSettings
+) -> None:
     """Fill the network from the file; EngineBuildError lists every parser error with its node."""
     if not onnx_path.is_file():
         raise EngineBuildError(f"there is no ONNX graph at {onnx_path}: export it first")
-    parser = trt.OnnxParser(network, logger)
-    parsed = parser.parse_from_file(str(onnx_path))
+    parser: trt_types.OnnxParser = trt.OnnxParser(network, logger)
+    parsed = parser.parse(_graph(onnx_path, settings))
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     if errors or not parsed:
         told = [f"{error.node_name() or 'the graph'} ({error.node_operator()}): {error.desc()}" for error in errors]
         raise EngineBuildError(
-            f"TensorRT {trt.__version__} cannot parse {onnx_path.name}: " + "; ".join(told or log.errors)
+            f"TensorRT {trt.__version__} cannot parse {onnx_path.name}: " + "; ".join(told or [log.told()])
         )
     _fail_on_errors(log, f"parsing {onnx_path.name}")
 
 
-def _configure(trt: ModuleType, builder: Any, network: Any, profiles: Sequence[Profile], log: BuildLog) -> Any:
+def _graph(onnx_path: Path, settings: EngineSettings) -> bytes:
+    """The bytes to parse: attention fused in float16 graphs, as in the file otherwise."""
+    if settings.attention == "fused" and settings.precision == "fp16":
+        require("onnx_ir", "engine")
+        from densepack_export.fused_attention import fused_attention_bytes
+
+        return fused_attention_bytes(onnx_path)
+    return onnx_path.read_bytes()
+
+
+def _mark_debug(network: trt_types.INetworkDefinition, names: Sequence[str]) -> None:
+    if not names:
+        return
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    outputs = [layer.get_output(index) for layer in layers for index in range(layer.num_outputs)]
+    tensors = {tensor.name: tensor for tensor in outputs}
+    missing = [name for name in names if name not in tensors or not network.mark_debug(tensors[name])]
+    if missing:
+        raise EngineBuildError(f"these tensors cannot be listened to: {', '.join(missing)}")
+
+
+def _configure(
+    trt: ModuleType,
+    builder: trt_types.Builder,
+    network: trt_types.INetworkDefinition,
+    profiles: Sequence[Profile],
+    log: TensorRTLog,
+) -> trt_types.IBuilderConfig:
     """A builder configuration with one optimisation profile per entry."""
     if not profiles:
         raise InputError("an engine needs at least one profile of batch and length")
@@ -169,22 +237,22 @@ def _configure(trt: ModuleType, builder: Any, network: Any, profiles: Sequence[P
         for name in names:
             shapes.set_shape(name, profile.min, profile.opt, profile.max)
         if config.add_optimization_profile(shapes) < 0:
-            raise EngineBuildError(f"TensorRT refused the profile {profile}: {'; '.join(log.errors)}")
+            raise EngineBuildError(f"TensorRT refused the profile {profile}: {log.told()}")
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     return config
 
 
-def _apply(trt: ModuleType, config: Any, settings: EngineSettings, flavour: Flavour) -> tuple[str, ...]:
+def _apply(trt: ModuleType, config: Any, settings: EngineSettings) -> tuple[str, ...]:
     """Apply the settings; the compute capabilities that the plan will hold, () for that of this host's GPU."""
     if settings.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
     if settings.optimization_level is not None:
         config.builder_optimization_level = settings.optimization_level
-    wanted = settings.compute_capabilities
-    if flavour != "tensorrt-rtx":
-        if wanted:
-            raise InputError("compute capabilities can be chosen for the flavour tensorrt-rtx only")
+    if settings.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if settings.flavour != "tensorrt-rtx":
         return ()
+    wanted = settings.compute_capabilities
     members = {name: member for name, member in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
     known = {_capability_text(name): member for name, member in members.items()}
     unknown = [name for name in wanted if name not in known]
@@ -204,8 +272,26 @@ def _capability_text(member: str) -> str:
     return f"{digits[:-1]}.{digits[-1]}"
 
 
+def _use_timing_cache(config: trt_types.IBuilderConfig, content: bytes | None) -> trt_types.ITimingCache:
+    """Measurements of earlier builds; a cache of another GPU or version is replaced by an empty one, and said."""
+    cache = config.create_timing_cache(content or b"")
+    if not config.set_timing_cache(cache, False):
+        if content:
+            _LOGGER.info("the timing cache is of another GPU or TensorRT: it is made anew")
+        cache = config.create_timing_cache(b"")
+        if not config.set_timing_cache(cache, False):
+            raise EngineBuildError("TensorRT refused an empty timing cache")
+    return cache
+
+
 def _build(
-    trt: ModuleType, builder: Any, network: Any, config: Any, log: BuildLog, on_progress: ProgressCallback | None
+    trt: ModuleType,
+    builder: trt_types.Builder,
+    network: trt_types.INetworkDefinition,
+    config: trt_types.IBuilderConfig,
+    log: TensorRTLog,
+    settings: EngineSettings,
+    on_progress: ProgressCallback | None,
 ) -> Any:
     """The serialised engine. Raises EngineBuildError with the lines of the log that explain why there is none."""
     progress = Progress(on_progress) if on_progress is not None else None
@@ -215,12 +301,26 @@ def _build(
     plan = builder.build_serialized_network(network, config)
     if progress is not None and progress.raised is not None:
         raise progress.raised
-    _fail_on_errors(log, "building the engine")
+    _fail_on_errors(log, "building the engine", settings)
     if plan is None:
-        raise EngineBuildError(f"TensorRT {trt.__version__} gave no plan and no error: {'; '.join(log.warnings)}")
+        raise EngineBuildError(f"TensorRT {trt.__version__} gave no plan and no error: {log.told()}")
     return plan
 
 
-def _fail_on_errors(log: BuildLog, step: str) -> None:
-    if log.errors:
-        raise EngineBuildError(f"TensorRT logged errors while {step}: {'; '.join(log.errors)}")
+def _inspect(trt: ModuleType, logger: Any, log: TensorRTLog, plan: Any) -> str:
+    """The finished engine as JSON, from the inspector; needs the GPU."""
+    runtime: trt_types.Runtime = _made(trt.Runtime, logger, log)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineBuildError(f"TensorRT cannot load the plan that it has just built: {log.told()}")
+    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def _fail_on_errors(log: TensorRTLog, step: str, settings: EngineSettings | None = None) -> None:
+    if not log.errors:
+        return
+    told = "; ".join(log.errors)
+    hint = ""
+    if settings is not None and settings.attention == "fused" and "Attention" in told:
+        hint = ". No fused kernel for these heads: --attention written-out leaves it to TensorRT"
+    raise EngineBuildError(f"TensorRT logged errors while {step}: {told}{hint}")

@@ -15,9 +15,10 @@ from typing import Annotated
 
 import typer
 
-from densepack_export.build import BuildOptions, BuildResult, Story, build_bundle
+from densepack_export.build import BuildOptions, BuildResult, build_bundle
 from densepack_export.cli import show_parity
 from densepack_export.demo import CARD_CONTEXT, CARD_QUESTION
+from densepack_export.story import Story
 from densepack_runtime.allocator import keep_freed_memory
 from densepack_runtime.answers import Answer
 from densepack_runtime.cli import LimitOption, load_squad

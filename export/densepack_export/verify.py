@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import onnx_ir as ir
 from torch import nn
 
+from densepack_export.fused_attention import with_fused_attention, with_square_mask
 from densepack_models.checkpoint import Checkpoint
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack
@@ -20,7 +24,8 @@ from densepack_models.reference import reference_module
 from densepack_models.torch_session import TorchSession
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import CheckpointError
-from densepack_runtime.ladder import open_rungs
+from densepack_runtime.ladder import open_rungs, with_corners
+from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.parity import ParityReport, ParityRun, Rung, climb
 from densepack_runtime.session import Batch, Logits, Precision
 
@@ -59,8 +64,10 @@ def climb_from_checkpoint(
         rungs = [
             _torch_rung(opened, "transformers", reference, threads=threads),
             _torch_rung(opened, "packed PyTorch float16", packed.typed_fp16(), "fp16", note, threads=threads),
+            _fused_rung(opened, bundle, note, threads),
         ]
-        return report.joined(climb(part, rungs))
+        report = report.joined(climb(part, rungs))
+    return with_corners(bundle, run, report)
 
 
 def _torch_rung(
@@ -74,6 +81,14 @@ def _torch_rung(
 ) -> Rung:
     session = opened.enter_context(closing(TorchSession(module, threads=threads)))
     return Rung(name, session, precision, note)
+
+
+def _fused_rung(opened: ExitStack, bundle: Bundle, note: str, threads: int | None) -> Rung:
+    """The graph that plans are built from, with its fused attention, in ONNX Runtime."""
+    path = Path(opened.enter_context(TemporaryDirectory(prefix="densepack-"))) / "fused.onnx"
+    ir.save(with_square_mask(with_fused_attention(ir.load(bundle.graph("fp16")))), path)
+    session = opened.enter_context(closing(OnnxRuntimeSession(path, threads=threads)))
+    return Rung("ONNX FP16, fused attention", session, "fp16", note)
 
 
 def _check_same_weights(bundle: Bundle, checkpoint: Checkpoint) -> None:

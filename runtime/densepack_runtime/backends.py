@@ -3,43 +3,142 @@
     choice = choose_backend(bundle)                # Choice(backend="onnxruntime", precision="fp32", reason="…")
     with closing(open_session(bundle)) as session: ...
 
-`auto` is a documented order and never a fallback after a failure: a backend that is chosen and then fails is an error.
+`auto` is a documented order (a TensorRT plan that fits, ONNX Runtime on the GPU, ONNX Runtime on the CPU) and never a
+fallback after a failure: a backend that is chosen and then fails is an error.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import logging
-import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from densepack_runtime.bundle import Bundle
+from densepack_runtime.engines import EngineEntry, Host, choose_plan, require_engine
 from densepack_runtime.errors import BackendError
 from densepack_runtime.session import Precision, Session
 
-BACKENDS = ("auto", "onnxruntime", "onnxruntime-cuda")
-DEFAULT_PRECISION: dict[str, Precision] = {"onnxruntime": "fp32", "onnxruntime-cuda": "fp16"}
-_PROVIDERS = {"onnxruntime": "cpu", "onnxruntime-cuda": "cuda"}
+BACKENDS = ("auto", "tensorrt", "onnxruntime-tensorrt", "onnxruntime-cuda", "onnxruntime")
+DEFAULT_PRECISION: dict[str, Precision] = {
+    "tensorrt": "fp16",
+    "onnxruntime-tensorrt": "fp16",
+    "onnxruntime-cuda": "fp16",
+    "onnxruntime": "fp32",
+}
+_PROVIDERS = {"onnxruntime": "cpu", "onnxruntime-cuda": "cuda", "onnxruntime-tensorrt": "tensorrt"}
 _LOGGER = logging.getLogger("densepack")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What `open_session` would open: backend, precision, and the reason in words."""
+    """What `open_session` would open: backend, precision, the reason in words, and the plan where there is one."""
 
     backend: str
     precision: Precision
     reason: str
+    plan: EngineEntry | None = None
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.precision}: {self.reason}"
 
 
-def choose_backend(bundle: Bundle, backend: str = "auto", precision: Precision | None = None) -> Choice:
-    """Decide on backend and precision. Raises BackendError for unknown names and precisions the bundle lacks."""
+def choose_backend(
+    bundle: Bundle, backend: str = "auto", precision: Precision | None = None, host: Host | None = None
+) -> Choice:
+    """Decide on backend and precision. Raises BackendError for what is unknown, not in the bundle, or does not fit."""
     if backend not in BACKENDS:
         raise BackendError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
-    reason = "asked for"
+    host = host or Host.here()
     if backend == "auto":
-        backend, reason = _best_backend()
+        return _best(bundle, precision, host)
+    if backend == "tensorrt":
+        chosen = choose_plan(bundle, host, precision)
+        plan = require_engine(chosen)
+        return Choice(backend, plan.precision, chosen.reason, plan)
+    return _graph_choice(bundle, backend, precision, "asked for")
+
+
+def open_session(
+    bundle: Bundle,
+    *,
+    backend: str = "auto",
+    precision: Precision | None = None,
+    threads: int | None = None,
+    cuda_graphs: bool = True,
+) -> Session:
+    """Open the session that `choose_backend` names. `threads` counts CPU threads, default the physical cores."""
+    choice = choose_backend(bundle, backend, precision)
+    _LOGGER.info("backend %s", choice)
+    return open_choice(bundle, choice, threads=threads, cuda_graphs=cuda_graphs)
+
+
+def open_choice(bundle: Bundle, choice: Choice, *, threads: int | None = None, cuda_graphs: bool = True) -> Session:
+    """Open what was chosen."""
+    if choice.plan is not None:
+        return open_plan(bundle, choice.plan, cuda_graphs=cuda_graphs)
+    from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
+
+    graph = bundle.graph(choice.precision)
+    if choice.backend == "onnxruntime":
+        return OnnxRuntimeSession(graph, threads=threads)
+    from densepack_runtime.onnxruntime_gpu import OnnxRuntimeGpuSession
+
+    return OnnxRuntimeGpuSession(
+        graph,
+        provider=_PROVIDERS[choice.backend],
+        max_length=bundle.manifest.max_length,
+        cuda_graphs=cuda_graphs,
+        engine_cache=beside(bundle, "onnxruntime-tensorrt"),
+    )
+
+
+def open_plan(bundle: Bundle, plan: EngineEntry, *, cuda_graphs: bool = True) -> Session:
+    """Open one plan of the bundle. Raises BackendError when it does not fit this host."""
+    from densepack_runtime.tensorrt_session import TensorRTSession
+
+    return TensorRTSession.open(
+        bundle.path(plan.plan),
+        plan,
+        bundle=bundle.folder,
+        cuda_graphs=cuda_graphs,
+        runtime_cache=beside(bundle, f"{plan.plan_sha256[:16]}.kernels"),
+    )
+
+
+def beside(bundle: Bundle, name: str) -> Path:
+    """Where a backend may keep what it compiled for this host: beside the bundle, which itself never changes."""
+    folder = bundle.folder.resolve()
+    return folder.with_name(f"{folder.name}.cache") / name
+
+
+def has_provider(provider: str) -> bool:
+    """Whether the installed onnxruntime has a provider, "CUDAExecutionProvider" for one."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return False
+    import onnxruntime
+
+    return provider in onnxruntime.get_available_providers()
+
+
+def _best(bundle: Bundle, precision: Precision | None, host: Host) -> Choice:
+    if host.gpu is None:
+        return _graph_choice(bundle, "onnxruntime", precision, "no NVIDIA GPU here")
+    chosen = choose_plan(bundle, host, precision)
+    if chosen.entry is not None:
+        return Choice("tensorrt", chosen.entry.precision, chosen.reason, chosen.entry)
+    if has_provider("CUDAExecutionProvider"):
+        return _graph_choice(
+            bundle, "onnxruntime-cuda", precision, f"{host.gpu} is here; no plan fits: {chosen.reason}"
+        )
+    reason = (
+        f"{host.gpu} is here, but no plan fits ({chosen.reason}) and onnxruntime has no CUDA provider (pip install "
+        "'densepack[gpu]')"
+    )
+    return _graph_choice(bundle, "onnxruntime", precision, reason)
+
+
+def _graph_choice(bundle: Bundle, backend: str, precision: Precision | None, reason: str) -> Choice:
     precision = precision or DEFAULT_PRECISION[backend]
     if precision not in bundle.precisions:
         raise BackendError(
@@ -47,47 +146,3 @@ def choose_backend(bundle: Bundle, backend: str = "auto", precision: Precision |
             "the bundle again"
         )
     return Choice(backend, precision, reason)
-
-
-def open_session(
-    bundle: Bundle, *, backend: str = "auto", precision: Precision | None = None, threads: int | None = None
-) -> Session:
-    """Open the session that `choose_backend` names. `threads` counts CPU threads, default the physical cores."""
-    from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
-
-    choice = choose_backend(bundle, backend, precision)
-    _LOGGER.info("backend %s, %s: %s", choice.backend, choice.precision, choice.reason)
-    return OnnxRuntimeSession(bundle.graph(choice.precision), provider=_PROVIDERS[choice.backend], threads=threads)
-
-
-def _best_backend() -> tuple[str, str]:
-    gpus = nvidia_gpu_count()
-    if gpus == 0:
-        return "onnxruntime", "no NVIDIA GPU here"
-    if not _has_cuda_provider():
-        return (
-            "onnxruntime",
-            "an NVIDIA GPU is here, but onnxruntime has no CUDA provider (pip install 'densepack[gpu]')",
-        )
-    return "onnxruntime-cuda", f"{gpus} NVIDIA GPU(s) and onnxruntime's CUDA provider are here"
-
-
-def _has_cuda_provider() -> bool:
-    if importlib.util.find_spec("onnxruntime") is None:
-        return False
-    import onnxruntime
-
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-
-
-def nvidia_gpu_count() -> int:
-    """Number of NVIDIA GPUs that the driver shows; 0 without a driver."""
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        driver = ctypes.CDLL(library)
-    except OSError:
-        return 0
-    count = ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value

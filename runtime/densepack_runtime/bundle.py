@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from densepack_runtime.errors import BundleError
+from densepack_runtime.engines import EngineEntry
+from densepack_runtime.errors import BundleError, InputError
 from densepack_runtime.files import new_folder, sha256_of
 from densepack_runtime.session import Precision
 
@@ -32,6 +33,8 @@ MANIFEST_SCHEMA = 1
 ONNX_NAMES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 REFERENCE_NAME = "reference.npz"
 PARITY_NAME = "parity.json"
+ENGINES_FOLDER = "engines"
+TIMING_CACHE_NAME = "timing.cache"
 
 
 class UncheckedBundleWarning(UserWarning):
@@ -92,7 +95,7 @@ class ParityEntry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of bundle.json. `engines` holds one record per plan, `fp16_range` the result of the range gate."""
+    """The content of bundle.json. `engines` holds one entry per plan, `fp16_range` the result of the range gate."""
 
     model: ModelEntry
     inputs: tuple[TensorEntry, ...]
@@ -101,7 +104,7 @@ class Manifest:
     doc_stride: int
     versions: dict[str, str]
     parity: ParityEntry
-    engines: tuple[dict[str, Any], ...] = ()
+    engines: tuple[EngineEntry, ...] = ()
     fp16_range: dict[str, Any] = field(default_factory=dict)
     files: dict[str, FileEntry] = field(default_factory=dict)
 
@@ -116,17 +119,22 @@ class Manifest:
         known = {entry.name for entry in fields(cls)}
         if set(body) != known:
             raise BundleError(f"{MANIFEST_NAME} has the wrong fields: {sorted(set(body) ^ known)}")
-        return cls(
-            **{
-                **body,
-                "model": ModelEntry(**body["model"]),
-                "inputs": tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in body["inputs"]),
-                "outputs": tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in body["outputs"]),
-                "parity": ParityEntry(**body["parity"]),
-                "engines": tuple(body["engines"]),
-                "files": {name: FileEntry(**entry) for name, entry in body["files"].items()},
-            }
-        )
+        try:
+            return cls(**{**body, **_typed(body)})
+        except (TypeError, KeyError, ValueError, InputError) as error:
+            raise BundleError(f"{MANIFEST_NAME} was written by another densepack ({error}): build it again") from error
+
+
+def _typed(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of a manifest that are more than numbers and texts."""
+    return {
+        "model": ModelEntry(**body["model"]),
+        "inputs": tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in body["inputs"]),
+        "outputs": tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in body["outputs"]),
+        "parity": ParityEntry(**body["parity"]),
+        "engines": tuple(EngineEntry.from_dict(entry) for entry in body["engines"]),
+        "files": {name: FileEntry(**entry) for name, entry in body["files"].items()},
+    }
 
 
 def _checksum(body: Mapping[str, Any]) -> str:

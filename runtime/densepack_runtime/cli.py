@@ -15,11 +15,13 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from densepack_runtime.backends import BACKENDS, choose_backend, nvidia_gpu_count
+from densepack_runtime.backends import BACKENDS, choose_backend
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.console import print_json, print_table, tell
+from densepack_runtime.engines import FLAVOURS, Host, installed_version, misfit
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.files import write_text_atomic
+from densepack_runtime.gpus import nvidia_gpus
 from densepack_runtime.question_answerer import Compat, QuestionAnswerer
 from densepack_runtime.session import Precision
 from densepack_runtime.squad import (
@@ -49,6 +51,9 @@ PrecisionOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; by default the physical cores.", show_default=False)
+]
+CudaGraphsOption = Annotated[
+    bool, typer.Option("--cuda-graphs/--no-cuda-graphs", help="Replay CUDA graphs on a GPU, one for each padded shape.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 SquadOption = Annotated[
@@ -95,6 +100,7 @@ def answer(
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
+    cuda_graphs: CudaGraphsOption = True,
     json_output: JsonOption = False,
 ) -> None:
     """Answer one question, or JSON lines.
@@ -105,7 +111,9 @@ def answer(
     if one == (lines is not None):
         raise typer.BadParameter("give either --question with --context, or --lines")
     mode: Compat | None = "transformers" if compat else None
-    with QuestionAnswerer.open(bundle, backend=backend, precision=precision, threads=threads) as answerer:
+    with QuestionAnswerer.open(
+        bundle, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs
+    ) as answerer:
         if question is not None:
             found = answerer.answer(question=question, context=_context(context, context_file), compat=mode)
             if json_output:
@@ -202,6 +210,7 @@ def evaluate(
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
+    cuda_graphs: CudaGraphsOption = True,
     json_output: JsonOption = False,
 ) -> None:
     """Exact match and F1 of a bundle on a SQuAD file.
@@ -209,7 +218,9 @@ def evaluate(
     Example: densepack eval bundle --squad dev-v1.1.json --predictions predictions.json
     """
     dataset = load_squad(squad, limit)
-    with QuestionAnswerer.open(bundle, backend=backend, precision=precision, threads=threads) as answerer:
+    with QuestionAnswerer.open(
+        bundle, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs
+    ) as answerer:
         answers = answerer.predict_with_null_odds(dataset, progress=True)
     score = score_predictions(dataset, answers.texts)
     if predictions is not None:
@@ -243,8 +254,11 @@ def doctor(
     from densepack_runtime.onnxruntime_session import onnxruntime_conflict
     from densepack_runtime.versions import package_versions
 
+    gpus = nvidia_gpus()
     facts: dict[str, Any] = {
-        "NVIDIA GPUs": nvidia_gpu_count(),
+        "NVIDIA GPU": [str(gpu) for gpu in gpus],
+        "driver": f"for CUDA {gpus[0].driver_cuda}" if gpus else None,
+        **{f"{flavour} installed": installed_version(flavour) or None for flavour in FLAVOURS},
         "onnxruntime providers": _providers(),
         "conflict": onnxruntime_conflict(),
         **package_versions(),
@@ -266,13 +280,13 @@ def _providers() -> list[str]:
 
 
 def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "bundle": str(bundle.folder),
-        "plans": [engine["plan"] for engine in bundle.manifest.engines],
-    }
+    """How each plan of a bundle fits this host, and what `auto` would open."""
+    host = Host.here()
+    facts: dict[str, Any] = {"bundle": str(bundle.folder)}
+    for entry in bundle.manifest.engines:
+        facts[entry.plan] = misfit(entry, host, bundle.folder) or f"fits {host.gpu}"
     try:
-        choice = choose_backend(bundle)
-        facts["would open"] = f"{choice.backend} {choice.precision}: {choice.reason}"
+        facts["would open"] = str(choose_backend(bundle, host=host))
     except BackendError as error:
         facts["would open"] = f"nothing: {error}"
     return facts

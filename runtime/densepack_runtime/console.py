@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import signal
 import sys
 import warnings
@@ -26,6 +27,7 @@ RESULT = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
 def run_command_line(app: Callable[[], Any]) -> None:
     """Run a typer application: errors of ours are one line and exit 1, everything else keeps its traceback."""
     warnings.showwarning = _show_warning
+    _show_log()
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8 become a clear error of the line they are in
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
@@ -37,13 +39,32 @@ def run_command_line(app: Callable[[], Any]) -> None:
             raise
         STORY.print(f"error: {one_line(error)}", style="bold red", markup=False)
         sys.exit(1)
-    except BrokenPipeError:  # the reader of our output has gone (`densepack … | head`)
-        sys.stderr.close()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone (`densepack … | head`)
+            sys.stderr.close()
+        elif "--debug" in sys.argv:
+            raise
+        else:  # a full disk, a folder that may not be written, …
+            STORY.print(f"error: {one_line(error)}", style="bold red", markup=False)
         sys.exit(1)
 
 
 def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+class _StoryHandler(logging.Handler):
+    """Lines of the logger `densepack` (which backend was taken, and why) as part of the story."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(self.format(record))
+
+
+def _show_log() -> None:
+    logger = logging.getLogger("densepack")
+    if not any(isinstance(handler, _StoryHandler) for handler in logger.handlers):
+        logger.addHandler(_StoryHandler())
+    logger.setLevel(logging.INFO)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

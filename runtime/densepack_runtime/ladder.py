@@ -9,9 +9,12 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from densepack_runtime.backends import Choice, has_provider, open_choice, open_plan
 from densepack_runtime.bundle import REFERENCE_NAME, Bundle
+from densepack_runtime.engines import EngineEntry, Host, misfit
 from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.parity import ParityReport, ParityRun, Rung
+from densepack_runtime.plan_check import check_corners
 from densepack_runtime.recorded_reference import RecordedReference
 from densepack_runtime.squad import SquadDataset
 from densepack_runtime.windows import Windower
@@ -26,19 +29,43 @@ def bundle_run(bundle: Bundle, dataset: SquadDataset, squad_name: str) -> Parity
     return ParityRun.of(windower, dataset, squad_name)
 
 
-def open_rungs(bundle: Bundle, opened: ExitStack, threads: int | None = None) -> list[Rung]:
-    """Every graph of the bundle as a rung that runs here (closed with `opened`); plans as rungs that do not."""
+def open_rungs(bundle: Bundle, opened: ExitStack, threads: int | None = None, host: Host | None = None) -> list[Rung]:
+    """Every graph and plan of the bundle as a rung (closed with `opened`); a plan that fits no GPU here does not run.
+
+    On a GPU the float16 graph also runs in ONNX Runtime's CUDA provider.
+    """
+    host = host or Host.here()
     rungs = []
     for precision in bundle.precisions:
         session = OnnxRuntimeSession(bundle.graph(precision), threads=threads)
         opened.enter_context(closing(session))
         rungs.append(Rung(f"ONNX {precision.upper()}", session, precision))
-    plans = (Path(engine["plan"]).stem for engine in bundle.manifest.engines)
-    return [*rungs, *(Rung(f"plan {name}", None, "fp16", PLAN_NOT_RUN) for name in plans)]
+    if host.gpu is not None and has_provider("CUDAExecutionProvider") and "fp16" in bundle.precisions:
+        on_gpu = open_choice(bundle, Choice("onnxruntime-cuda", "fp16", "parity"))
+        rungs.append(Rung("ONNX FP16, CUDA", opened.enter_context(closing(on_gpu)), "fp16"))
+    return [*rungs, *(_plan_rung(bundle, entry, opened, host) for entry in bundle.manifest.engines)]
+
+
+def _plan_rung(bundle: Bundle, entry: EngineEntry, opened: ExitStack, host: Host) -> Rung:
+    name = f"plan {Path(entry.plan).stem}"
+    if misfit(entry, host) is not None:
+        return Rung(name, None, entry.precision, PLAN_NOT_RUN)
+    session = opened.enter_context(closing(open_plan(bundle, entry)))
+    return Rung(name, session, entry.precision, f"{entry.flavour} {entry.tensorrt_version}")
 
 
 def climb_from_recording(bundle: Bundle, run: ParityRun, threads: int | None = None) -> ParityReport:
     """Judge the bundle by PyTorch's recorded answers. Raises InputError when the dataset is not the recorded one."""
     recorded = RecordedReference.load(bundle.path(REFERENCE_NAME))
     with ExitStack() as opened:
-        return recorded.compare(run, open_rungs(bundle, opened, threads))
+        report = recorded.compare(run, open_rungs(bundle, opened, threads))
+    return with_corners(bundle, run, report)
+
+
+def with_corners(bundle: Bundle, run: ParityRun, report: ParityReport) -> ParityReport:
+    """The report with a rung more for every plan that runs here: its profiles at their smallest, best and largest."""
+    host = Host.here()
+    fitting = [entry for entry in bundle.manifest.engines if misfit(entry, host) is None]
+    for entry in fitting:
+        report = report.with_rung(check_corners(bundle, entry, run.windows, run.pad_id))
+    return report

@@ -1,8 +1,8 @@
-"""ONNX Runtime as a Session, on the CPU or through its CUDA provider.
+"""ONNX Runtime as a Session, on the CPU.
 
-    session = OnnxRuntimeSession(bundle.graph("fp32"), provider="cpu", threads=2)
+    session = OnnxRuntimeSession(bundle.graph("fp32"), threads=2)
 
-The provider that was asked for is the one that runs, or an error says why not.
+The provider that was asked for is the one that runs, or an error says why not; `onnxruntime_gpu` has those of a GPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from typing import Any
 from densepack_runtime.errors import BackendError, InputError, require
 from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Logits
 
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
 _SEVERITY_ERROR = 3
 # Linux tells here which logical processors share a core.
 _TOPOLOGY = "/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
@@ -27,20 +31,15 @@ _TOPOLOGY = "/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
 class OnnxRuntimeSession:
     """Runs one ONNX file. `threads` counts CPU threads, by default the physical cores. Thread-safe.
 
-    Raises BackendError when the file is missing, damaged or not a graph of densepack, or when the provider is not to
-    be had; MissingDependencyError without onnxruntime; InputError for fewer than one thread.
+    Raises BackendError when the file is missing, damaged or not a graph of densepack; MissingDependencyError without
+    onnxruntime; InputError for fewer than one thread.
     """
 
-    def __init__(self, path: str | Path, *, provider: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
-        runtime: Any = require("onnxruntime", "gpu" if provider == "cuda" else "cpu")
-        conflict = onnxruntime_conflict()
-        if conflict is not None:
-            raise BackendError(conflict)
         self._path = Path(path)
-        self._session: Any = _open(runtime, self._path, _provider_name(runtime, provider), threads)
-        _check_tensors(self._session, self._path)
+        self._session: Any = open_onnxruntime(self._path, "cpu", threads=threads)
 
     def run(self, batch: Batch) -> Logits:
         """Logits of one batch. Raises BackendError when the session is closed or ONNX Runtime fails."""
@@ -62,6 +61,43 @@ class OnnxRuntimeSession:
         self._session = None
 
 
+def open_onnxruntime(
+    path: Path, provider: str, *, threads: int | None = None, provider_options: Mapping[str, str] | None = None
+) -> Any:
+    """An InferenceSession on exactly this provider ("cpu", "cuda" or "tensorrt"), with densepack's inputs and outputs.
+
+    Raises BackendError when the provider is not to be had, or the file is missing, damaged or foreign.
+    """
+    runtime: Any = require("onnxruntime", "cpu" if provider == "cpu" else "gpu")
+    conflict = onnxruntime_conflict()
+    if conflict is not None:
+        raise BackendError(conflict)
+    name = _provider_name(runtime, provider)
+    if not path.is_file():
+        raise BackendError(f"the ONNX file {path} is missing")
+    if provider != "cpu":
+        # CUDA and cuDNN may come from pip's packages, where the loader does not look. What is not found is printed.
+        with redirect_stdout(sys.stderr):
+            runtime.preload_dlls()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads or physical_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _SEVERITY_ERROR
+    offered = [(name, dict(provider_options or {}))]
+    try:
+        session = runtime.InferenceSession(str(path), sess_options=options, providers=offered)
+    except Exception as error:  # onnxruntime's errors have no common base but Exception
+        raise BackendError(f"ONNX Runtime cannot load {path}: {error}") from error
+    got = session.get_providers()[0]
+    if got != name:
+        raise BackendError(
+            f"{name} was asked for and ONNX Runtime took {got}: the provider's libraries are not complete here "
+            "(CUDA, cuDNN and TensorRT of the versions that this onnxruntime-gpu was built for)"
+        )
+    _check_tensors(session, path)
+    return session
+
+
 def _provider_name(runtime: Any, provider: str) -> str:
     if provider not in PROVIDERS:
         raise BackendError(f"unknown provider {provider!r}; known: {', '.join(PROVIDERS)}")
@@ -72,30 +108,6 @@ def _provider_name(runtime: Any, provider: str) -> str:
             "'densepack[gpu]' instead of 'densepack[cpu]' on a host with an NVIDIA GPU"
         )
     return PROVIDERS[provider]
-
-
-def _open(runtime: Any, path: Path, provider: str, threads: int | None) -> Any:
-    if not path.is_file():
-        raise BackendError(f"the ONNX file {path} is missing")
-    if provider == PROVIDERS["cuda"]:
-        # CUDA and cuDNN may come from pip's packages, where the loader does not look. What is not found is printed.
-        with redirect_stdout(sys.stderr):
-            runtime.preload_dlls()
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or physical_cores()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _SEVERITY_ERROR
-    try:
-        session = runtime.InferenceSession(str(path), sess_options=options, providers=[provider])
-    except Exception as error:  # onnxruntime's errors have no common base but Exception
-        raise BackendError(f"ONNX Runtime cannot load {path}: {error}") from error
-    got = session.get_providers()[0]
-    if got != provider:
-        raise BackendError(
-            f"{provider} was asked for and ONNX Runtime took {got}: the provider's libraries are not complete here "
-            "(CUDA and cuDNN of the versions that this onnxruntime-gpu was built for)"
-        )
-    return session
 
 
 def _check_tensors(session: Any, path: Path) -> None:

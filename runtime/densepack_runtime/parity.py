@@ -129,6 +129,10 @@ class ParityReport:
     def as_dict(self) -> dict[str, Any]:
         return {"kind": PARITY_KIND, "schema": PARITY_SCHEMA, "passed": self.passed, **asdict(self)}
 
+    def with_rung(self, rung: RungReport) -> ParityReport:
+        """This ladder with one rung more."""
+        return replace(self, rungs=(*self.rungs, rung))
+
     def joined(self, other: ParityReport) -> ParityReport:
         """This ladder with the compared rungs of another one (run on a part of the windows, say) behind its own."""
         extra = tuple(rung for rung in other.rungs if rung.status != "reference")
@@ -174,7 +178,7 @@ def parity_rows(report: ParityReport) -> list[tuple[str, ...]]:
         if rung.status == "not run":
             rows.append((rung.name, rung.note, *("–",) * (len(PARITY_COLUMNS) - 2)))
             continue
-        compared = rung.status != "reference"
+        compared, answered = rung.status != "reference", rung.questions > 0
         rows.append(
             (
                 rung.name,
@@ -182,10 +186,10 @@ def parity_rows(report: ParityReport) -> list[tuple[str, ...]]:
                 f"{rung.max_abs_logit:.2e}" if compared else "–",
                 f"{rung.p999_abs_logit:.2e}" if compared else "–",
                 f"{rung.mean_abs_logit:.2e}" if compared else "–",
-                f"{rung.span_agreement:.2f} %" if compared else "–",
-                f"{rung.exact_match:.2f}",
-                f"{rung.f1:.2f}",
-                f"{rung.questions}",
+                f"{rung.span_agreement:.2f} %" if compared and answered else "–",
+                f"{rung.exact_match:.2f}" if answered else "–",
+                f"{rung.f1:.2f}" if answered else "–",
+                f"{rung.questions}" if answered else "–",
                 f"{rung.seconds:.1f}",
             )
         )

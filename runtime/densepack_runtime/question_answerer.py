@@ -102,18 +102,22 @@ class QuestionAnswerer:
         backend: str = "auto",
         precision: Precision | None = None,
         threads: int | None = None,
+        cuda_graphs: bool = True,
         rules: SpanRules | None = None,
         pipeline_rules: PipelineRules | None = None,
         truncate_question: bool = False,
     ) -> Self:
-        """Open a bundle. Raises BundleError when it is damaged, BackendError when nothing here can run it."""
+        """Open a bundle; which backend it took and why goes to the logger `densepack`.
+
+        Raises BundleError when it is damaged, BackendError when nothing here can run it.
+        """
         from densepack_runtime.backends import open_session
         from densepack_runtime.bundle import Bundle
 
         opened = Bundle.open(bundle)
         manifest = opened.manifest
         windower = Windower(opened.tokenizer_json, max_length=manifest.max_length, doc_stride=manifest.doc_stride)
-        session = open_session(opened, backend=backend, precision=precision, threads=threads)
+        session = open_session(opened, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs)
         return cls(session, windower, rules=rules, pipeline_rules=pipeline_rules, truncate_question=truncate_question)
 
     def close(self) -> None:

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from densepack_export import build as build_module
-from densepack_export.build import BuildOptions, Story, build_bundle
+from densepack_export.build import BuildOptions, build_bundle
 from densepack_export.onnx_export import export_onnx
+from densepack_export.story import Story
 from densepack_export.verify import climb_from_checkpoint, part_of
 from densepack_models.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.packed_bert import PackedBertForQuestionAnswering

@@ -6,18 +6,19 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from densepack_export import engine_log
-from densepack_export.engine import DEFAULT_PROFILES, EngineSettings, Profile, build_engine
+from densepack_export.engine import DEFAULT_PROFILES, EngineSettings, build_engine, choose_flavour, load_tensorrt
 from densepack_export.onnx_export import export_onnx
 from densepack_models.structure import LayerStructure, Structure
-from densepack_runtime.errors import EngineBuildError, InputError, MissingDependencyError
+from densepack_runtime import tensorrt_log
+from densepack_runtime.engines import EngineEntry, Profile
+from densepack_runtime.errors import EngineBuildError, ExportError, InputError, MissingDependencyError
 from densepack_runtime.session import Precision
 from tests.export.conftest import PRECISIONS, VARIANTS, ExportedBy, random_module
 from tests.export.planted_graphs import compute_in_float32
@@ -25,6 +26,12 @@ from tests.export.planted_graphs import compute_in_float32
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install 'densepack[rtx]'")
 
 ALL_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+# The heads of the tiny structure have 8 values, and TensorRT fuses attention from 16 on.
+WRITTEN_OUT = EngineSettings(attention="written-out")
+
+
+def settings(precision: Precision) -> EngineSettings:
+    return replace(WRITTEN_OUT, precision=precision)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -32,7 +39,7 @@ ALL_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 def test_every_exported_graph_builds(exported: ExportedBy, tmp_path: Path, name: str, precision: Precision) -> None:
     made = exported(name, precision)
     plan = tmp_path / "engines" / "rtx.plan"
-    report = build_engine(made.path, plan, precision=precision)
+    report = build_engine(made.path, plan, settings(precision)).entry
     assert report.flavour == "tensorrt-rtx"
     assert report.tensorrt_version == trt.__version__
     assert report.products == made.report.operators["MatMul"]
@@ -59,25 +66,25 @@ def test_bert_large_width_builds(tmp_path: Path, precision: Precision) -> None:
     structure = Structure(1000, 512, 2, 1024, 16, 4096, layers)
     graph = tmp_path / "model.onnx"
     export_onnx(random_module(structure), graph, precision=precision)
-    report = build_engine(graph, tmp_path / "model.plan", precision=precision)
-    assert report.half_products == (17 if precision == "fp16" else 0)
+    report = build_engine(graph, tmp_path / "model.plan", replace(EngineSettings(), precision=precision)).entry
+    # With attention fused, scores and context are one product.
+    assert report.half_products == (15 if precision == "fp16" else 0)
+    assert report.products == (15 if precision == "fp16" else 17)
 
 
 def test_settings_and_several_profiles(exported: ExportedBy, tmp_path: Path) -> None:
     profiles = (Profile((1, 1), (1, 64), (1, 64)), Profile((1, 65), (8, 128), (16, 128)))
-    settings = EngineSettings(compute_capabilities=("8.6", "8.9"), workspace_bytes=2**28, optimization_level=1)
-    report = build_engine(exported("gelu", "fp16").path, tmp_path / "plan", profiles=profiles, settings=settings)
+    asked = replace(WRITTEN_OUT, compute_capabilities=("8.6", "8.9"), workspace_bytes=2**28, optimization_level=1)
+    report = build_engine(exported("gelu", "fp16").path, tmp_path / "plan", asked, profiles).entry
     assert report.compute_capabilities == ("8.6", "8.9")
-    assert json.loads(json.dumps(report.as_dict()))["profiles"][1] == {
-        "min": [1, 65],
-        "opt": [8, 128],
-        "max": [16, 128],
-    }
+    assert EngineEntry.from_dict(json.loads(json.dumps(asdict(report)))) == report
+    assert report.profiles == profiles
 
 
 def test_progress_is_told(exported: ExportedBy, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     steps: list[tuple[str, int, int]] = []
-    build_engine(exported("gelu", "fp16").path, tmp_path / "plan", on_progress=lambda *step: steps.append(step))
+    path = exported("gelu", "fp16").path
+    build_engine(path, tmp_path / "plan", WRITTEN_OUT, on_progress=lambda *step: steps.append(step))
     assert steps[0][0] == "Building engine"
     assert all(0 <= done <= total for _, done, total in steps)
     assert ("Building engine", 6, 6) in steps
@@ -97,7 +104,7 @@ def test_ctrl_c_cancels_and_leaves_the_old_plan(exported: ExportedBy, tmp_path: 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_engine(exported("gelu", "fp16").path, plan, on_progress=interrupt)
+        build_engine(exported("gelu", "fp16").path, plan, WRITTEN_OUT, on_progress=interrupt)
     assert len(told) == 40, "nothing is told after the interrupt"
     assert plan.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [plan]
@@ -113,15 +120,18 @@ def test_planted_float32_product_is_refused(exported: ExportedBy, tmp_path: Path
     with pytest.raises(
         EngineBuildError, match=r"1 of 17 matrix products are not in float16: /layer\.0/ffn/output/MatMul \(FLOAT\)\."
     ):
-        build_engine(tmp_path / "planted.onnx", tmp_path / "plan", precision="fp16")
+        build_engine(tmp_path / "planted.onnx", tmp_path / "plan", WRITTEN_OUT)
     assert not (tmp_path / "plan").exists()
+    allowed = build_engine(tmp_path / "planted.onnx", tmp_path / "plan", replace(WRITTEN_OUT, allow_fp32=True))
+    assert (allowed.entry.half_products, allowed.entry.products) == (16, 17)
+    assert ("not in float16", "/layer.0/ffn/output/MatMul (FLOAT)") in allowed.proof.rows()
 
 
 def test_float32_graph_is_no_float16_engine(exported: ExportedBy, tmp_path: Path) -> None:
     with pytest.raises(EngineBuildError, match=r"17 of 17 matrix products are not in float16: .* and 12 more"):
-        build_engine(exported("gelu", "fp32").path, tmp_path / "plan", precision="fp16")
+        build_engine(exported("gelu", "fp32").path, tmp_path / "plan", settings("fp16"))
     with pytest.raises(EngineBuildError, match=r"17 of 17 matrix products are in float16, and fp32 was asked for"):
-        build_engine(exported("gelu", "fp16").path, tmp_path / "plan", precision="fp32")
+        build_engine(exported("gelu", "fp16").path, tmp_path / "plan", settings("fp32"))
 
 
 def test_fused_attention_counts_as_a_product(tmp_path: Path) -> None:
@@ -132,7 +142,7 @@ def test_fused_attention_counts_as_a_product(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
     onnx.save(model, tmp_path / "attention.onnx")
     with pytest.raises(EngineBuildError, match=r"1 of 1 matrix products are not in float16: .*Attention"):
-        build_engine(tmp_path / "attention.onnx", tmp_path / "plan", precision="fp16")
+        build_engine(tmp_path / "attention.onnx", tmp_path / "plan", settings("fp16"))
 
 
 def test_unsupported_operators_are_all_named(tmp_path: Path) -> None:
@@ -154,6 +164,8 @@ def test_unreadable_graphs(tmp_path: Path) -> None:
         build_engine(tmp_path / "missing.onnx", tmp_path / "plan")
     (tmp_path / "damaged.onnx").write_bytes(b"not a graph")
     with pytest.raises(EngineBuildError, match=r"cannot parse damaged\.onnx: "):
+        build_engine(tmp_path / "damaged.onnx", tmp_path / "plan", WRITTEN_OUT)
+    with pytest.raises(ExportError, match=r"damaged\.onnx is not an ONNX graph .*: export it again"):
         build_engine(tmp_path / "damaged.onnx", tmp_path / "plan")
 
 
@@ -169,24 +181,26 @@ def test_profile_beyond_the_position_table(exported: ExportedBy, tmp_path: Path)
     """TensorRT only warns about this one, and returns a plan that fails when it is run."""
     profiles = (Profile((1, 1), (4, 384), (8, 1024)),)
     with pytest.raises(EngineBuildError, match=r"errors while building the engine: .*not self-consistent.*1024 != 512"):
-        build_engine(exported("gelu", "fp16").path, tmp_path / "plan", profiles=profiles)
+        build_engine(exported("gelu", "fp16").path, tmp_path / "plan", WRITTEN_OUT, profiles)
     assert not list(tmp_path.iterdir())
 
 
 def test_error_in_the_log_fails_a_build_that_gave_a_plan(
     exported: ExportedBy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add = engine_log.BuildLog.add
+    add = tensorrt_log.TensorRTLog.add
     monkeypatch.setattr(
-        engine_log.BuildLog, "add", lambda self, *, is_error, text: add(self, is_error=True, text=f"planted: {text}")
+        tensorrt_log.TensorRTLog,
+        "add",
+        lambda self, *, is_error, text: add(self, is_error=True, text=f"planted: {text}"),
     )
     with pytest.raises(EngineBuildError, match=r"logged errors while parsing .*planted: .*has Int64 binding"):
-        build_engine(exported("gelu", "fp16").path, tmp_path / "plan")
+        build_engine(exported("gelu", "fp16").path, tmp_path / "plan", WRITTEN_OUT)
     assert not list(tmp_path.iterdir())
 
 
 def test_log_sorts_lines() -> None:
-    log = engine_log.BuildLog()
+    log = tensorrt_log.TensorRTLog()
     log.add(is_error=False, text="Make sure input input_ids has Int64 binding.")
     log.add(is_error=False, text="something\n  is odd")
     log.add(is_error=False, text="something is odd")
@@ -208,9 +222,27 @@ def test_impossible_profiles(shapes: tuple[tuple[int, int], tuple[int, int], tup
 def test_wrong_settings(exported: ExportedBy, tmp_path: Path) -> None:
     path = exported("gelu", "fp16").path
     with pytest.raises(InputError, match=r"unknown compute capability 9\.0: this TensorRT knows 7\.5, 8\.0"):
-        build_engine(path, tmp_path / "plan", settings=EngineSettings(compute_capabilities=("8.6", "9.0")))
+        build_engine(path, tmp_path / "plan", replace(WRITTEN_OUT, compute_capabilities=("8.6", "9.0")))
     with pytest.raises(InputError, match="at least one profile"):
-        build_engine(path, tmp_path / "plan", profiles=())
+        build_engine(path, tmp_path / "plan", WRITTEN_OUT, ())
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_flavour_cannot_do_is_refused_by_name(exported: ExportedBy, tmp_path: Path) -> None:
+    path = exported("gelu", "fp16").path
+    with pytest.raises(InputError, match="TensorRT for RTX has no version-compatible plans"):
+        build_engine(path, tmp_path / "plan", replace(WRITTEN_OUT, version_compatible=True))
+    datacenter = replace(WRITTEN_OUT, flavour="tensorrt")
+    with pytest.raises(InputError, match="compute capabilities can be chosen for the flavour tensorrt-rtx only"):
+        build_engine(path, tmp_path / "plan", replace(datacenter, compute_capabilities=("9.0",)))
+    with pytest.raises(EngineBuildError, match=r"no NVIDIA GPU is here: build on that host, or with --flavour"):
+        build_engine(path, tmp_path / "plan", datacenter)
+    assert not list(tmp_path.iterdir())
+
+
+def test_heads_without_a_fused_kernel_are_refused_with_the_way_out(exported: ExportedBy, tmp_path: Path) -> None:
+    with pytest.raises(EngineBuildError, match=r"Attention .*No fused kernel for these heads: --attention written-out"):
+        build_engine(exported("gelu", "fp16").path, tmp_path / "plan", EngineSettings())
     assert not list(tmp_path.iterdir())
 
 
@@ -220,7 +252,10 @@ def test_missing_packages_name_their_extra(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(MissingDependencyError, match=r"densepack\[rtx\]"):
         build_engine(tmp_path / "model.onnx", tmp_path / "plan")
     with pytest.raises(MissingDependencyError, match=r"densepack\[gpu\]"):
-        build_engine(tmp_path / "model.onnx", tmp_path / "plan", flavour="tensorrt")
+        load_tensorrt("tensorrt")
+    monkeypatch.setattr("densepack_export.engine.installed_version", lambda flavour: "")
+    with pytest.raises(MissingDependencyError, match=r"no TensorRT is installed: pip install 'densepack\[rtx\]'"):
+        choose_flavour()
 
 
 def test_builds_do_not_share_a_log(exported: ExportedBy, tmp_path: Path) -> None:
@@ -228,19 +263,19 @@ def test_builds_do_not_share_a_log(exported: ExportedBy, tmp_path: Path) -> None
     path = exported("gelu", "fp16").path
     beyond = (replace(DEFAULT_PROFILES[0], max=(32, 513)),)
     with pytest.raises(EngineBuildError, match="not self-consistent") as held:
-        build_engine(path, tmp_path / "plan", profiles=beyond)
-    assert build_engine(path, tmp_path / "plan").warnings == ()
+        build_engine(path, tmp_path / "plan", WRITTEN_OUT, beyond)
+    assert build_engine(path, tmp_path / "plan", WRITTEN_OUT).entry.warnings == ()
     with pytest.raises(EngineBuildError, match="not self-consistent"):
-        build_engine(path, tmp_path / "plan", profiles=beyond)
+        build_engine(path, tmp_path / "plan", WRITTEN_OUT, beyond)
     assert held.tb is not None
 
 
 def test_a_foreign_logger_fails_the_build(exported: ExportedBy, tmp_path: Path) -> None:
     """Where somebody else's logger gets TensorRT's errors, a plan cannot be trusted. Own process: loggers stay."""
     script = (
-        "import sys, tensorrt_rtx as trt; from pathlib import Path; from densepack_export.engine import build_engine\n"
+        "import sys, tensorrt_rtx as trt; from pathlib import Path; from densepack_export.engine import *\n"
         "foreign = trt.Logger(); builder = trt.Builder(foreign)\n"
-        "build_engine(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "build_engine(Path(sys.argv[1]), Path(sys.argv[2]), EngineSettings(attention='written-out'))\n"
     )
     command = [sys.executable, "-c", script, str(exported("gelu", "fp16").path), str(tmp_path / "plan")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

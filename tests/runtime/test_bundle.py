@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from densepack_runtime.bundle import (
+    MANIFEST_KIND,
+    MANIFEST_SCHEMA,
     Bundle,
     Manifest,
     ModelEntry,
     ParityEntry,
     TensorEntry,
     UncheckedBundleWarning,
+    _checksum,
     edit_bundle,
     write_bundle,
 )
 from densepack_runtime.errors import BundleError
+from tests.engine_entries import engine_entry
 
 CHECKED = ParityEntry(checked=True, passed=True, squad_name="sample", squad_sha256="00", questions=3, summary="fine")
 
@@ -50,7 +54,7 @@ def make_manifest(parity: ParityEntry = CHECKED) -> Manifest:
         doc_stride=128,
         versions={"densepack": "0"},
         parity=parity,
-        engines=({"plan": "engines/a.plan", "profiles": [[1, 2]]},),
+        engines=(engine_entry(),),
     )
 
 
@@ -184,3 +188,12 @@ def test_failed_editing_leaves_the_bundle_as_it_was(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Bundle.open(folder)
+
+
+def test_a_manifest_of_another_densepack_is_a_clear_error(folder: Path) -> None:
+    manifest = make_manifest()
+    entry = asdict(manifest.engines[0])
+    del entry["attention"]
+    body = {"kind": MANIFEST_KIND, "schema": MANIFEST_SCHEMA, **asdict(manifest), "engines": [entry]}
+    with pytest.raises(BundleError, match=r"written by another densepack .*'attention'.*: build it again"):
+        Manifest.from_json(json.dumps({**body, "checksum": _checksum(body)}))

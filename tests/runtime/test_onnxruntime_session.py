@@ -16,7 +16,12 @@ from onnx import TensorProto, helper
 
 import densepack_runtime.onnxruntime_session as module
 from densepack_runtime.errors import BackendError, InputError, MissingDependencyError
-from densepack_runtime.onnxruntime_session import OnnxRuntimeSession, onnxruntime_conflict, physical_cores
+from densepack_runtime.onnxruntime_session import (
+    OnnxRuntimeSession,
+    onnxruntime_conflict,
+    open_onnxruntime,
+    physical_cores,
+)
 from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Session
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -142,8 +147,8 @@ def test_a_graph_with_other_tensors_is_refused(tmp_path: Path, change: dict[str,
 
 
 def test_an_unknown_provider_is_refused(graph: Path) -> None:
-    with pytest.raises(BackendError, match="unknown provider 'tpu'; known: cpu, cuda"):
-        OnnxRuntimeSession(graph, provider="tpu")
+    with pytest.raises(BackendError, match="unknown provider 'tpu'; known: cpu, cuda, tensorrt"):
+        open_onnxruntime(graph, "tpu")
 
 
 def test_fewer_than_one_thread_is_refused(graph: Path) -> None:
@@ -156,7 +161,7 @@ class FakeRuntime:
 
     def __init__(self, available: list[str], takes: str) -> None:
         self.available, self.takes = available, takes
-        self.asked: list[str] = []
+        self.asked: list[tuple[str, dict[str, str]]] = []
         self.threads = 0
         self.calls: list[str] = []
 
@@ -170,7 +175,9 @@ class FakeRuntime:
     def SessionOptions(self) -> SimpleNamespace:  # noqa: N802  # onnxruntime's name
         return SimpleNamespace()
 
-    def InferenceSession(self, path: str, sess_options: Any, providers: list[str]) -> Any:  # noqa: N802
+    def InferenceSession(  # noqa: N802
+        self, path: str, sess_options: Any, providers: list[tuple[str, dict[str, str]]]
+    ) -> Any:
         self.calls.append("InferenceSession")
         self.asked, self.threads = providers, sess_options.intra_op_num_threads
         tensors = {
@@ -191,7 +198,7 @@ def use_runtime(monkeypatch: pytest.MonkeyPatch, runtime: FakeRuntime) -> None:
 def test_a_provider_that_is_not_there_is_an_error_with_the_cure(monkeypatch: pytest.MonkeyPatch, graph: Path) -> None:
     use_runtime(monkeypatch, FakeRuntime([CPU], CPU))
     with pytest.raises(BackendError, match=rf"no {CUDA} here \(it has {CPU}\): pip install 'densepack\[gpu\]'"):
-        OnnxRuntimeSession(graph, provider="cuda")
+        open_onnxruntime(graph, "cuda")
 
 
 def test_a_provider_that_onnxruntime_silently_replaces_is_an_error(
@@ -199,7 +206,7 @@ def test_a_provider_that_onnxruntime_silently_replaces_is_an_error(
 ) -> None:
     use_runtime(monkeypatch, FakeRuntime([CUDA, CPU], takes=CPU))
     with pytest.raises(BackendError, match=f"{CUDA} was asked for and ONNX Runtime took {CPU}"):
-        OnnxRuntimeSession(graph, provider="cuda")
+        open_onnxruntime(graph, "cuda")
 
 
 def test_only_the_provider_that_was_asked_for_is_offered(
@@ -207,8 +214,8 @@ def test_only_the_provider_that_was_asked_for_is_offered(
 ) -> None:
     runtime = FakeRuntime([CUDA, CPU], takes=CUDA)
     use_runtime(monkeypatch, runtime)
-    OnnxRuntimeSession(graph, provider="cuda", threads=3)
-    assert runtime.asked == [CUDA]
+    open_onnxruntime(graph, "cuda", threads=3, provider_options={"enable_cuda_graph": "1"})
+    assert runtime.asked == [(CUDA, {"enable_cuda_graph": "1"})]
     assert runtime.threads == 3
     assert runtime.calls == ["preload_dlls", "InferenceSession"]
     assert capsys.readouterr().out == "", "stdout is for results"
@@ -236,7 +243,7 @@ def test_without_onnxruntime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(MissingDependencyError, match=r"pip install 'densepack\[cpu\]'"):
         OnnxRuntimeSession(graph)
     with pytest.raises(MissingDependencyError, match=r"pip install 'densepack\[gpu\]'"):
-        OnnxRuntimeSession(graph, provider="cuda")
+        open_onnxruntime(graph, "cuda")
 
 
 @pytest.mark.parametrize(
