@@ -9,7 +9,7 @@ endif
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 CHECKPOINT ?=
 
-.PHONY: help setup demo test check seed-check clean
+.PHONY: help setup demo test check seed-check gpu-check clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -37,5 +37,11 @@ check: setup     ## formatting, lint, types
 seed-check: setup  ## prove the published model end to end: make seed-check [CHECKPOINT=folder] [SQUAD=dev-v1.1.json]
 	$(BIN)/python -m densepack_export.seed_check $(CHECKPOINT) $(if $(SQUAD),--squad $(SQUAD))
 
+gpu-check:       ## on a host with an NVIDIA GPU: test, build, prove, measure; one JSON verdict [SQUAD=dev-v1.1.json]
+	@$(PYTHON) runtime/densepack_runtime/gpus.py
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gpu,export,test]'
+	.venv-gpu/bin/python -m densepack_export.gpu_check models/checkpoints/default $(if $(SQUAD),--squad $(SQUAD)) --out gpu-check.json
+
 clean:           ## remove the environment, the demo and caches
-	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-gpu demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from densepack_models.structure import LayerStructure, Structure
+from densepack_runtime.gpus import nvidia_gpus
 from tests.command_line import CommandLine
 from tests.tensorrt_api.fixtures import describe_tensorrt, tensorrt_bindings, true_api
 
@@ -14,6 +15,14 @@ __all__ = ["describe_tensorrt", "tensorrt_bindings", "true_api"]  # fixtures
 
 BUNDLE_QUESTIONS = 60
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` skip where there is none."""
+    if not nvidia_gpus():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no NVIDIA GPU here"))
 
 
 @pytest.fixture(scope="session")

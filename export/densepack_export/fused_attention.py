@@ -37,13 +37,14 @@ def fused_attention_bytes(path: Path) -> bytes:
 def with_fused_attention(model: ir.Model) -> ir.Model:
     """Replace every written-out attention of an exported graph, in place; returns the same model.
 
-    The mask becomes boolean [B, 1, 1, S]: it excludes padding outright, where the written-out form adds -1e4, whose
-    exponential is 0 as well. Raises ExportError when an attention is not as `export_onnx` writes it.
+    The mask stays the one that is added, [B, 1, 1, S] with -1e4 at padding, in the type of the products: a boolean one
+    fails in TensorRT for RTX 1.7.1 for some profiles (a batch of at most 8). Raises ExportError when an attention is
+    not as `export_onnx` writes it.
     """
     graph = model.graph
     softmaxes = [node for node in graph if node.op_type == "Softmax"]
     if softmaxes:
-        mask = _boolean_mask(graph)
+        mask = _mask(graph, softmaxes[0])
         for softmax in softmaxes:
             _fuse(graph, softmax, mask)
     model.opset_imports[""] = OPSET
@@ -69,13 +70,15 @@ def with_square_mask(model: ir.Model) -> ir.Model:
     return model
 
 
-def _boolean_mask(graph: ir.Graph) -> ir.Value:
-    """[B, 1, 1, S], True at real positions, computed first of all."""
-    cast = _node("Cast", "boolean", [_graph_input(graph, "attention_mask")], to=int(ir.DataType.BOOL))
-    axes = _constant(graph, "axes", [1, 2])
-    unsqueeze = _node("Unsqueeze", "rows", [cast.outputs[0], axes])
-    graph.insert_before(graph[0], [cast, unsqueeze])
-    return unsqueeze.outputs[0]
+def _mask(graph: ir.Graph, softmax: ir.Node) -> ir.Value:
+    """What is added to the scores, [B, 1, 1, S], in the type of the products."""
+    added = _before(softmax, 0, "Add")
+    mask, products = _input(added, 1), _input(_before(added, 0, "MatMul"), 0)
+    if products.dtype is None or mask.dtype == products.dtype:
+        return mask
+    cast = _node("Cast", "typed", [mask], to=int(products.dtype))
+    graph.insert_before(added, cast)
+    return cast.outputs[0]
 
 
 def _fuse(graph: ir.Graph, softmax: ir.Node, mask: ir.Value) -> None:

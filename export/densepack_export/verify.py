@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx_ir as ir
+import torch
 from torch import nn
 
 from densepack_export.fused_attention import with_fused_attention, with_square_mask
@@ -57,6 +58,9 @@ def climb_from_checkpoint(
             _torch_rung(opened, "packed PyTorch", packed, threads=threads),
             *open_rungs(bundle, opened, threads),
         ]
+        if torch.cuda.is_available():
+            half = opened.enter_context(closing(TorchSession(packed.typed_fp16(), device="cuda")))
+            rungs.append(Rung("packed PyTorch float16, CUDA", half, "fp16"))
         report = climb(run, rungs, on_reference=on_reference)
     part = part_of(run, HALF_MODULE_WINDOWS)
     note = f"on {len(part.windows)} of {len(run.windows)} windows"

@@ -14,6 +14,8 @@ from densepack_export.engine import EngineSettings, build_engine
 from densepack_export.fused_attention import fused_attention_bytes, with_fused_attention, with_square_mask
 from densepack_export.onnx_export import export_onnx, random_batch
 from densepack_models.structure import LayerStructure, Structure
+from densepack_runtime.bundle import Bundle
+from densepack_runtime.engines import bucket_profiles
 from densepack_runtime.errors import ExportError
 from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.session import Precision
@@ -72,6 +74,16 @@ def test_a_foreign_attention_is_refused(exported: ExportedBy, tmp_path: Path) ->
         ExportError, match=r"/layer\.0/attention/Softmax is not as densepack exports it: .* Add is expe"
     ):
         with_fused_attention(model)
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 8, 32])
+def test_fused_attention_builds_for_every_batch(tmp_path: Path, default_bundle: Path, max_batch: int) -> None:
+    """A boolean mask fails here for batches of at most 2 and 8 (TensorRT for RTX 1.7.1)."""
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install 'densepack[rtx]'")
+    graph = Bundle.open(default_bundle).graph("fp16")
+    profiles = bucket_profiles((384,), max_batch, max_length=384)
+    built = build_engine(graph, tmp_path / "plan", EngineSettings(), profiles)
+    assert built.entry.attention.startswith("6 fused")
 
 
 @pytest.mark.parametrize("head_size", [16, 32, 64])

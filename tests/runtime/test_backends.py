@@ -1,0 +1,62 @@
+"""Which backend is taken, and what is said about it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from densepack_runtime import backends
+from densepack_runtime.backends import beside, choose_backend, open_session
+from densepack_runtime.bundle import Bundle
+from densepack_runtime.engines import Host
+from densepack_runtime.errors import BackendError
+from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
+from tests.runtime.test_engines import H100, INSTALLED
+
+
+@pytest.fixture(scope="module")
+def bundle(default_bundle: Path) -> Bundle:
+    return Bundle.open(default_bundle)
+
+
+def test_without_a_gpu_the_cpu_is_taken(bundle: Bundle) -> None:
+    choice = choose_backend(bundle, host=Host(None, INSTALLED))
+    assert str(choice) == "onnxruntime fp32: no NVIDIA GPU here"
+    assert choose_backend(bundle, precision="fp16", host=Host(None, {})).precision == "fp16"
+
+
+def test_on_a_gpu_without_a_plan_that_fits(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "has_provider", lambda provider: True)
+    choice = choose_backend(bundle, host=Host(H100, INSTALLED))
+    assert (choice.backend, choice.precision) == ("onnxruntime-cuda", "fp16")
+    assert "no plan fits: the bundle has no plan: densepack build-engine" in choice.reason
+    monkeypatch.setattr(backends, "has_provider", lambda provider: False)
+    choice = choose_backend(bundle, host=Host(H100, INSTALLED))
+    assert choice.backend == "onnxruntime"
+    assert "onnxruntime has no CUDA provider" in choice.reason
+
+
+def test_what_is_asked_for_is_taken_or_refused(bundle: Bundle) -> None:
+    assert choose_backend(bundle, "onnxruntime-cuda").reason == "asked for"
+    with pytest.raises(BackendError, match="unknown backend 'tpu'; known: auto, tensorrt, onnxruntime-tensorrt"):
+        choose_backend(bundle, "tpu")
+    with pytest.raises(BackendError, match="no TensorRT plan can run here: the bundle has no plan"):
+        choose_backend(bundle, "tensorrt")
+    if not backends.has_provider("CUDAExecutionProvider"):
+        with pytest.raises(BackendError, match="onnxruntime has no CUDAExecutionProvider here"):
+            open_session(bundle, backend="onnxruntime-cuda")
+
+
+def test_the_choice_is_told(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "densepack"), closing(open_session(bundle, backend="onnxruntime")) as session:
+        assert isinstance(session, OnnxRuntimeSession)
+    assert "backend onnxruntime fp32: asked for" in caplog.text
+
+
+def test_what_a_backend_compiles_lies_beside_the_bundle(bundle: Bundle) -> None:
+    place = beside(bundle, "kernels")
+    assert place.parent.name == "bundle.cache"
+    assert place.parent.parent == bundle.folder.resolve().parent
