@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from densepack_models.structure import LayerStructure, Structure
 from densepack_runtime.gpus import nvidia_gpus
@@ -70,10 +72,16 @@ def default_bundle(default_checkpoint: Path, tmp_path_factory: pytest.TempPathFa
     from densepack_export.story import Story
     from densepack_runtime.squad import read_squad, sample_squad_path
 
-    folder = tmp_path_factory.mktemp("default") / "bundle"
-    dataset = read_squad(sample_squad_path(), limit=BUNDLE_QUESTIONS)
-    options = BuildOptions(squad=dataset, squad_name="sample", engine=False)
-    build_bundle(default_checkpoint, folder, options, Story.silent())
+    # With pytest-xdist every process has a folder of its own below one of the whole run.
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / "default" / "bundle"
+    with FileLock(shared / "default.lock"):
+        if not folder.exists():
+            dataset = read_squad(sample_squad_path(), limit=BUNDLE_QUESTIONS)
+            options = BuildOptions(squad=dataset, squad_name="sample", engine=False)
+            build_bundle(default_checkpoint, folder, options, Story.silent())
     return folder
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -105,9 +106,20 @@ def _check_same_weights(bundle: Bundle, checkpoint: Checkpoint) -> None:
 
 
 def part_of(run: ParityRun, least_windows: int) -> ParityRun:
-    """Questions spread evenly over the dataset, with all their windows: `least_windows` or somewhat more in all."""
-    step = max(1, len(run.windows) // least_windows)
-    places = {example: place for place, example in enumerate(range(0, len(run.dataset.questions), step))}
-    dataset = replace(run.dataset, questions=tuple(run.dataset.questions[example] for example in places))
+    """Questions spread evenly over the dataset, with all their windows: `least_windows` or little more in all."""
+    total = len(run.dataset.questions)
+    windows_of = Counter(window.example for window in run.windows)
+    count = min(total, -(-total * least_windows // max(1, len(run.windows))))
+    chosen = _spread(count, total)
+    while count < total and sum(windows_of[example] for example in chosen) < least_windows:
+        count += 1
+        chosen = _spread(count, total)
+    places = {example: place for place, example in enumerate(chosen)}
+    dataset = replace(run.dataset, questions=tuple(run.dataset.questions[example] for example in chosen))
     windows = [replace(window, example=places[window.example]) for window in run.windows if window.example in places]
     return replace(run, dataset=dataset, windows=windows, on_windows=lambda _: None)
+
+
+def _spread(count: int, total: int) -> list[int]:
+    """`count` numbers below `total`, evenly spread."""
+    return [place * total // count for place in range(count)]
