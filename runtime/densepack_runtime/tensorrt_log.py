@@ -90,7 +90,7 @@ def _make_logger(trt: ModuleType) -> Any:
             self._of_thread.log = outer
             self._open.remove(log)
 
-        def log(self, severity: Any, message: str) -> None:
+        def log(self, severity: Any, msg: str) -> None:
             is_error = severity in error_levels
             if not is_error and severity != trt.ILogger.WARNING:
                 return
@@ -98,6 +98,6 @@ def _make_logger(trt: ModuleType) -> Any:
             if target is None and self._open:
                 target = self._open[-1]
             if target is not None:
-                target.add(is_error=is_error, text=message)
+                target.add(is_error=is_error, text=msg)
 
     return Logger()

@@ -64,7 +64,7 @@ class ILogger:
     def __init__(self) -> None:
         pass
 
-    def log(self, severity: int, message: str) -> None:
+    def log(self, severity: int, msg: str) -> None:
         raise NotImplementedError
 
 
