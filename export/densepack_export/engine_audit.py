@@ -88,7 +88,7 @@ class PrecisionProof:
     def rows(self) -> list[tuple[str, str]]:
         """What to show to a person: (what, value)."""
         rows = [("matrix products in float16", f"{self.half_products} of {self.products}")]
-        rows += [("not in float16", name) for name in self.other]
+        rows += [("not in float16", name) for name in self.other if self.half_products]
         rows += [
             (f"in float32: {count} {kind.lower()}", REASONS.get(kind, "no reason known"))
             for kind, count in self.float32.items()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,3 +165,15 @@ def test_names_of_plans() -> None:
     rtx = EngineRequest(flavour="tensorrt-rtx", compute_capabilities=("12.0",)).settings()
     assert plan_name(rtx) == "tensorrt-rtx-sm120-fp16.plan"
     assert plan_name(EngineRequest(flavour="tensorrt", precision="fp32").settings()) == "tensorrt-fp32.plan"
+
+
+def test_plans_are_built_without_pytorch(folder: Path) -> None:
+    """A GPU host builds its plan with TensorRT and onnx alone."""
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'onnxscript')))\n"
+        "from densepack_export.cli import main; sys.argv = ['densepack', 'build-engine', *sys.argv[1:]]; main()\n"
+    )
+    command = [sys.executable, "-c", script, str(folder), "--lengths", "384", "--max-batch", "4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "6 fused" in done.stdout

@@ -249,6 +249,18 @@ def test_export_is_quiet(
     assert logging.getLogger("torch.onnx").level == level
 
 
+def test_polygraphy_runs_the_file(exported: ExportedBy) -> None:
+    """The line that docs/fp16.md gives."""
+    polygraphy = Path(sys.executable).with_name("polygraphy")
+    ranges = ["input_ids:[0,30000]", "attention_mask:[1,1]", "token_type_ids:[0,1]"]
+    graph = exported("gelu", "fp16").path
+    command = [str(polygraphy), "run", str(graph), "--onnxrt", "--val-range", *ranges]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "start_logits" in done.stdout
+    assert "PASSED" in done.stdout
+
+
 def test_polygraphy_reads_the_file(exported: ExportedBy) -> None:
     polygraphy = Path(sys.executable).with_name("polygraphy")
     path = exported("gelu", "fp16").path
