@@ -9,10 +9,11 @@ does not grow with the stream and padding stays small.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
+from numpy.typing import NDArray
 
 from densepack_runtime.errors import InputError
 from densepack_runtime.session import Batch
@@ -21,6 +22,8 @@ from densepack_runtime.windows import Window
 TOKEN_BUDGET = 4096
 MAX_BATCH = 64
 POOL_WINDOWS = 2048
+# Lengths that a GPU sees are rounded up to this: few shapes for CUDA graphs, at most 63 columns of padding.
+LENGTH_STEP = 64
 
 
 def pad_windows(windows: Sequence[Window], *, pad_id: int = 0, length: int | None = None) -> Batch:
@@ -72,3 +75,26 @@ def length_sorted_batches(
             rows = max(1, min(max_batch, token_budget // length))
             yield pad_windows(pool[first : first + rows], pad_id=pad_id, length=length)
             first += rows
+
+
+def bucket(real: tuple[int, int], largest: tuple[int, int]) -> tuple[int, int]:
+    """The shape to pad a batch of (rows, length) to: rows up to the next power of two, length up to the next step.
+
+    Never beyond `largest`, unless the batch itself is.
+    """
+    rows, length = 1 << (real[0] - 1).bit_length(), -(-real[1] // LENGTH_STEP) * LENGTH_STEP
+    return max(real[0], min(rows, largest[0])), max(real[1], min(length, largest[1]))
+
+
+def fill_padded(batch: Batch, targets: Mapping[str, NDArray[np.int64]]) -> None:
+    """Write the inputs of a batch into larger arrays [B', S'], by name, padded with zeros.
+
+    Rows of nothing but padding keep one token that counts: a softmax over nothing is no number.
+    """
+    rows, length = batch.shape
+    for name, array in batch.arrays().items():
+        target = targets[name]
+        target[:rows, :length] = array
+        target[:rows, length:] = 0
+        target[rows:] = 0
+    targets["attention_mask"][rows:, 0] = 1

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from densepack_runtime.batching import bucket, fill_padded
 from densepack_runtime.engines import bucket_profiles
 from densepack_runtime.errors import BackendError, InputError, require
 from densepack_runtime.onnxruntime_session import open_onnxruntime
 from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Logits
 
-LENGTH_STEP = 64
 MAX_BATCH = 64
 # Shapes that keep bound buffers and a CUDA graph; later ones run without a graph.
 GRAPHS_KEPT = 64
@@ -61,7 +61,12 @@ class OnnxRuntimeGpuSession:
         with self._turn:
             if self._session is None:
                 raise BackendError(f"the session of {self._path.name} is closed")
-            shape = bucket(batch.shape, self._max_length)
+            rows, length = batch.shape
+            if length > self._max_length:
+                raise InputError(
+                    f"a batch of {rows}x{length} is longer than the {self._max_length} tokens this session is for"
+                )
+            shape = bucket(batch.shape, (MAX_BATCH, self._max_length))
             try:
                 return self._run(batch, shape)
             except Exception as error:  # onnxruntime's errors have no common base but Exception
@@ -108,28 +113,15 @@ class _Binding:
 
     def run(self, session: Any, batch: Batch, options: Any) -> tuple[Any, Any]:
         """Start and end logits of the padded shape, on the host."""
-        rows, length = batch.shape
-        for name, array in batch.arrays().items():
-            padded = np.zeros(self._shape, dtype=np.int64)
-            padded[:rows, :length] = array
-            if name == "attention_mask":
-                padded[rows:, 0] = 1  # a row of nothing but padding would be a softmax over nothing
-            self._values[name].update_inplace(padded)
+        padded = {name: np.empty(self._shape, dtype=np.int64) for name in INPUT_NAMES}
+        fill_padded(batch, padded)
+        for name, array in padded.items():
+            self._values[name].update_inplace(array)
         self._io.synchronize_inputs()
         session.run_with_iobinding(self._io, options)
         self._io.synchronize_outputs()
         start, end = (self._values[name].numpy() for name in OUTPUT_NAMES)
         return start, end
-
-
-def bucket(real: tuple[int, int], max_length: int) -> tuple[int, int]:
-    """Rows up to the next power of two, length up to the next step. Raises InputError beyond `max_length`."""
-    rows, length = real
-    if length > max_length:
-        raise InputError(
-            f"a batch of {rows}x{length} is longer than the {max_length} tokens this session was opened for"
-        )
-    return 1 << (rows - 1).bit_length(), min(-(-length // LENGTH_STEP) * LENGTH_STEP, max_length)
 
 
 def provider_options(provider: str, *, cuda_graphs: bool, max_length: int, engine_cache: Path | None) -> dict[str, str]:

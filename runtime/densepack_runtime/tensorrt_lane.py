@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from densepack_runtime.batching import fill_padded
 from densepack_runtime.cuda_device import CudaDevice
 from densepack_runtime.engines import Profile
 from densepack_runtime.errors import BackendError
@@ -122,11 +123,8 @@ class Lane:
         if profile not in self._buffers:
             self._buffers[profile] = self._open_profile(profile)
         buffers = self._buffers[profile]
-        for name, array in batch.arrays().items():
-            _pad_into(buffers.host[name][: math.prod(shape)].reshape(shape), array)
-        # A row of nothing but padding would be a softmax over nothing.
-        mask = buffers.host["attention_mask"][: math.prod(shape)].reshape(shape)
-        mask[batch.shape[0] :, 0] = 1
+        count = math.prod(shape)
+        fill_padded(batch, {name: buffers.host[name][:count].reshape(shape) for name in INPUT_NAMES})
         self._execute(profile, shape)
         self._cuda.record(self._done, self._stream)
         self._pending = _Pending(buffers, shape, batch.shape)
@@ -217,10 +215,3 @@ def _logits(pending: _Pending) -> Logits:
         for name in OUTPUT_NAMES
     )
     return Logits(start, end)
-
-
-def _pad_into(target: NDArray[np.int64], array: NDArray[np.int64]) -> None:
-    rows, length = array.shape
-    target[:rows, :length] = array
-    target[:rows, length:] = 0
-    target[rows:] = 0

@@ -19,6 +19,7 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 
+from densepack_runtime.batching import bucket
 from densepack_runtime.cuda_device import CudaDevice
 from densepack_runtime.engines import EXTRAS, MODULES, EngineEntry, Host, misfit
 from densepack_runtime.errors import BackendError, DensepackError, InputError, require
@@ -31,8 +32,6 @@ from densepack_runtime.tensorrt_log import captured_log
 Result = TypeVar("Result")
 # Two batches under way hide the copies of one behind the computing of the other; more lanes only take memory.
 LANES = 2
-# Lengths within a profile are rounded up to this: fewer shapes for CUDA graphs, at most 63 columns of padding.
-LENGTH_STEP = 64
 
 
 class TensorRTSession:
@@ -156,22 +155,13 @@ class TensorRTSession:
         """The profile for a batch and the shape to pad it to. Raises InputError when no profile holds it."""
         for index in self._order:
             profile = self.entry.profiles[index]
-            shape = self._bucket(real, profile.max) if self._cuda_graphs else real
+            shape = bucket(real, profile.max) if self._cuda_graphs else real
             if profile.holds(shape):
                 return index, shape
         told = ", ".join(map(str, self.entry.profiles))
         raise InputError(
             f"a batch of {real[0]}x{real[1]} fits none of the plan's profiles ({told}): build it with --lengths and "
             "--max-batch that do"
-        )
-
-    @staticmethod
-    def _bucket(real: tuple[int, int], largest: tuple[int, int]) -> tuple[int, int]:
-        """Rows up to the next power of two, length up to the next step, never beyond the profile."""
-        rows, length = 1 << (real[0] - 1).bit_length(), -(-real[1] // LENGTH_STEP) * LENGTH_STEP
-        return (
-            min(rows, largest[0]) if real[0] <= largest[0] else real[0],
-            min(length, largest[1]) if real[1] <= largest[1] else real[1],
         )
 
     def _take(self, *, wait: bool) -> Lane | None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densepack_runtime.batching import length_sorted_batches, pad_windows
+from densepack_runtime.batching import bucket, fill_padded, length_sorted_batches, pad_windows
 from densepack_runtime.errors import InputError
+from densepack_runtime.session import INPUT_NAMES, Batch
 from densepack_runtime.windows import Window
 
 
@@ -82,3 +83,25 @@ def test_reads_no_further_than_its_pool() -> None:
 def test_settings_must_be_positive(setting: str) -> None:
     with pytest.raises(InputError, match="must be positive"):
         next(length_sorted_batches([make_window(5)], **{setting: 0}))
+
+
+@pytest.mark.parametrize(
+    ("real", "largest", "padded"),
+    [
+        ((1, 1), (64, 384), (1, 64)),
+        ((5, 65), (64, 384), (8, 128)),
+        ((33, 384), (40, 384), (40, 384)),
+        ((2, 350), (8, 360), (2, 360)),
+        ((9, 400), (8, 384), (9, 400)),
+    ],
+)
+def test_buckets(real: tuple[int, int], largest: tuple[int, int], padded: tuple[int, int]) -> None:
+    assert bucket(real, largest) == padded
+
+
+def test_padded_rows_keep_one_token() -> None:
+    ones = np.ones((2, 3), dtype=np.int64)
+    targets = {name: np.full((4, 5), 9, dtype=np.int64) for name in INPUT_NAMES}
+    fill_padded(Batch(ones, ones, ones), targets)
+    assert targets["input_ids"].tolist() == [[1, 1, 1, 0, 0]] * 2 + [[0] * 5] * 2
+    assert targets["attention_mask"].tolist() == [[1, 1, 1, 0, 0]] * 2 + [[1, 0, 0, 0, 0]] * 2

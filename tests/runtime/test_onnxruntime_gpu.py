@@ -15,7 +15,7 @@ from densepack_models.structure import Structure
 from densepack_runtime import onnxruntime_gpu
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, InputError
-from densepack_runtime.onnxruntime_gpu import OnnxRuntimeGpuSession, bucket, provider_options
+from densepack_runtime.onnxruntime_gpu import OnnxRuntimeGpuSession, provider_options
 from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.session import Batch, Logits
 
@@ -80,18 +80,12 @@ def test_threads_take_turns(session: OnnxRuntimeGpuSession) -> None:
 
 
 def test_too_long_and_closed(session: OnnxRuntimeGpuSession) -> None:
+    ones = np.ones((1, 385), dtype=np.int64)
     with pytest.raises(InputError, match="a batch of 1x385 is longer than the 384 tokens"):
-        bucket((1, 385), 384)
+        session.run(Batch(ones, ones, ones))
     session.close()
     with pytest.raises(BackendError, match="is closed"):
         session.run(batches()[0])
-
-
-def test_buckets() -> None:
-    assert bucket((1, 1), 384) == (1, 64)
-    assert bucket((5, 65), 384) == (8, 128)
-    assert bucket((33, 384), 384) == (64, 384)
-    assert bucket((2, 350), 360) == (2, 360)
 
 
 def test_options_of_the_providers(tmp_path: Path) -> None:
