@@ -11,7 +11,6 @@ from densepack_export.story import Story
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.cli import BundleArgument, JsonOption, app
 from densepack_runtime.console import print_json, print_table, progress_bar, tell
-from densepack_runtime.errors import InputError
 from densepack_runtime.session import Precision
 
 FlavourOption = Annotated[
@@ -80,11 +79,11 @@ def build_engine_command(
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Whole numbers from "64,128". Raises InputError for anything else."""
+    """Whole numbers from "64,128". Raises typer.BadParameter for anything else."""
     try:
         found = tuple(int(part) for part in text.split(","))
     except ValueError:
         found = ()
     if not found or min(found) < 1:
-        raise InputError(f"positive whole numbers separated by commas are needed, got {text!r}")
+        raise typer.BadParameter(f"positive whole numbers separated by commas are needed, got {text!r}")
     return found

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from densepack_runtime.bundle import Bundle
+from densepack_runtime.gpus import nvidia_gpus
 from densepack_runtime.squad import read_squad, sample_squad_path, score_predictions
 from tests.command_line import CommandLine
 from tests.conftest import BUNDLE_QUESTIONS
@@ -28,7 +29,11 @@ def test_wrong_usage_is_exit_2(densepack: CommandLine, default_bundle: Path) -> 
     assert densepack("nonsense").code == 2
     assert densepack("answer", default_bundle).code == 2
     assert densepack("answer", default_bundle, "-q", "Who?").code == 2
-    assert densepack("bench", "seed", "--batches", "0").code == 2
+    for numbers in ("0", "64,x", ""):
+        outcome = densepack("bench", "seed", "--batches", numbers)
+        assert outcome.code == 2
+        assert "positive whole numbers separated by commas are needed" in " ".join(outcome.err.split())
+    assert densepack("build-engine", default_bundle, "--lengths", "64,x").code == 2
 
 
 def test_an_error_is_one_line_and_exit_1(densepack: CommandLine, tmp_path: Path) -> None:
@@ -223,7 +228,14 @@ def test_parity_from_the_checkpoint_and_from_the_recording(
     few = densepack("parity", default_bundle, "--checkpoint", default_checkpoint, "--limit", "8", "--json")
     assert few.code == 0, few.err
     names = [rung["name"] for rung in json.loads(few.out)["rungs"]]
-    assert names == ["transformers", "packed PyTorch", "ONNX FP32", "ONNX FP16", "packed PyTorch float16"]
+    assert names == [
+        "transformers",
+        "packed PyTorch",
+        "ONNX FP32",
+        "ONNX FP16",
+        "packed PyTorch float16",
+        "ONNX FP16, fused attention",
+    ]
 
 
 def test_parity_refuses_another_checkpoint(
@@ -237,9 +249,10 @@ def test_parity_refuses_another_checkpoint(
 
 def test_doctor(densepack: CommandLine, default_bundle: Path) -> None:
     document = json.loads(densepack("doctor", default_bundle, "--json").out)
-    assert document["NVIDIA GPUs"] == 0
+    assert document["NVIDIA GPU"] == [str(gpu) for gpu in nvidia_gpus()]
     assert "CPUExecutionProvider" in document["onnxruntime providers"]
-    assert document["would open"].startswith("onnxruntime fp32")
+    if not nvidia_gpus():
+        assert document["would open"].startswith("onnxruntime fp32")
     assert "would open" in densepack("doctor", default_bundle).out
 
 

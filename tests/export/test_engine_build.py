@@ -75,7 +75,6 @@ def test_a_plan_replaces_its_like_and_no_other(densepack: CommandLine, folder: P
         (("--compute-capability", "9.0"), "unknown compute capability 9.0"),
         (("--version-compatible",), "TensorRT for RTX has no version-compatible plans"),
         (("--flavour", "tensorrt"), "no NVIDIA GPU is here: build on that host"),
-        (("--lengths", "64,x"), "positive whole numbers separated by commas are needed, got '64,x'"),
     ],
 )
 def test_what_cannot_be_leaves_the_bundle(
