@@ -15,7 +15,7 @@ from tests.tensorrt_api.fixtures import describe_tensorrt, tensorrt_bindings, tr
 
 __all__ = ["describe_tensorrt", "tensorrt_bindings", "true_api"]  # fixtures
 
-BUNDLE_QUESTIONS = 32
+BUNDLE_QUESTIONS = 16
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

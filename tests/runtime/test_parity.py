@@ -20,6 +20,7 @@ from densepack_runtime.parity import (
     RungReport,
     climb,
     default_tolerance,
+    judged,
     parity_entry,
     parity_rows,
     worst_rows,
@@ -168,6 +169,21 @@ def test_with_few_questions_one_may_change(questions: int, drop: float, agreemen
     limits = default_tolerance("fp16", questions)
     assert limits.max_f1_drop == limits.max_em_drop == pytest.approx(drop)
     assert limits.min_span_agreement == pytest.approx(agreement)
+
+
+@pytest.mark.parametrize("questions", range(1, 400))
+def test_one_changed_answer_passes_whatever_its_share_rounds_to(questions: int) -> None:
+    """88 of 89 in floating point is less than 100 - 100 / 89."""
+    share = 1 - np.eye(1, questions).mean()
+    drop = 100 - 100 * share
+    one = RungReport(
+        "one", "fp16", "passed", questions=questions, span_agreement=100 * share, f1_drop=drop, exact_match_drop=drop
+    )
+    limits = default_tolerance("fp16", questions)
+    assert judged(one, limits).failures == ()
+    if questions < 200:
+        two = replace(one, span_agreement=100 - 2 * drop, f1_drop=2 * drop)
+        assert len(judged(two, limits).failures) == 2 if questions < 199 else 1
 
 
 def test_nothing_to_compare_is_an_error(run: ParityRun) -> None:
