@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := cpu,export,test
+EXTRAS := cpu,export,prune,report,test
 ifeq ($(shell uname -sm),Linux x86_64)
 EXTRAS := $(EXTRAS),rtx
 endif
@@ -40,7 +40,7 @@ seed-check: setup  ## prove the published model end to end: make seed-check [CHE
 gpu-check:       ## on a host with an NVIDIA GPU: test, build, prove, measure; one JSON verdict [SQUAD=dev-v1.1.json]
 	@$(PYTHON) runtime/densepack_runtime/gpus.py
 	$(PYTHON) -m venv .venv-gpu
-	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gpu,export,test]'
+	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gpu,export,prune,report,test]'
 	.venv-gpu/bin/python -m densepack_export.gpu_check models/checkpoints/default $(if $(SQUAD),--squad $(SQUAD)) --out gpu-check.json
 
 clean:           ## remove the environment, the demo and caches

@@ -1,0 +1,367 @@
+"""The three ways to train: prune, fill and finetune, each from checkpoint to checkpoint.
+
+    run = Run(data=read_squad("train.json"), state_dir=Path("state"), training=TrainingOptions(epochs=1))
+    result = prune(start, Path("pruned"), teacher, run, PRESETS["hybrid"])
+    result = fill(load_checkpoint("pruned"), Path("filled"), teacher, run)
+
+The result is written in the published format, and packs exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from densepack_models.checkpoint import Checkpoint, load_checkpoint
+from densepack_models.checkpoint_writer import write_transformers
+from densepack_models.packing import logit_difference, pack
+from densepack_models.pruning.batches import TrainingBatches
+from densepack_models.pruning.density import final_density, refuse_unreachable
+from densepack_models.pruning.evaluation import Evaluator
+from densepack_models.pruning.filling import fill_zeros
+from densepack_models.pruning.fisher import gate_importance, set_scores
+from densepack_models.pruning.options import PruningOptions, TrainingOptions, described
+from densepack_models.pruning.student import (
+    Student,
+    packed_student,
+    set_dropout,
+    student_from_checkpoint,
+)
+from densepack_models.pruning.teacher import Teacher, refuse_other_vocabulary
+from densepack_models.pruning.trainer import (
+    AUTOCAST,
+    StudentTrainer,
+    TrainingSetup,
+    last_checkpoint,
+    steps_in_all,
+    training_device,
+)
+from densepack_models.pruning.training_data import TrainingWindows, describe_dropped
+from densepack_models.pruning.training_log import Story, write_history
+from densepack_models.weights import tensors_from_module
+from densepack_runtime.errors import InputError
+from densepack_runtime.files import write_text_atomic
+from densepack_runtime.squad import SquadDataset, SquadScore
+
+RECORD = "training.json"
+LOG = "training_log.csv"
+# What may change between a run and its resumption without changing its result.
+_FREE = ("save_every", "log_every", "eval_every", "device")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the three recipes share. `eval_data` is scored every `training.eval_every` steps and at the end.
+
+    `state_dir` keeps windows and teacher logits (in `cache`) and, by command, checkpoints and the log. `half` writes
+    the result in float16. `before` is the folder that the start was read from: when a run made it, its record and log
+    go on in those of this one.
+    """
+
+    data: SquadDataset
+    state_dir: Path
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+    eval_data: SquadDataset | None = None
+    before: Path | None = None
+    resume: bool = False
+    half: bool = False
+    overwrite: bool = False
+    story: Story = field(default_factory=Story.silent)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came out. Densities 0 to 1; `packing_difference` is the largest |Δlogit| between the written checkpoint at
+    full size and packed; `revived` are zeros that filling gave a value.
+    """
+
+    out: Path
+    steps: int
+    linear_density: float
+    heads: int
+    heads_total: int
+    parameters: int
+    packing_difference: float
+    dropped_questions: int
+    score: SquadScore | None = None
+    revived: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        values = asdict(self) | {"out": str(self.out), "score": self.score and self.score.as_dict()}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Name and value, as text."""
+        rows = [
+            ("steps", f"{self.steps:,}"),
+            ("linear density", f"{100 * self.linear_density:.3f} %"),
+            ("heads left", f"{self.heads} of {self.heads_total}"),
+            ("parameters, packed", f"{self.parameters:,}"),
+            ("max |Δlogit| of packing", f"{self.packing_difference:.2g}"),
+        ]
+        if self.revived is not None:
+            rows.insert(1, ("zeros revived", f"{self.revived:,}"))
+        if self.score is not None:
+            rows += [("EM", f"{self.score.exact_match:.2f}"), ("F1", f"{self.score.f1:.2f}")]
+        return rows
+
+
+def prune(start: Checkpoint, out: Path, teacher: Checkpoint, run: Run, pruning: PruningOptions) -> TrainingResult:
+    """Fine-prune a checkpoint with a teacher and write what is left. Raises InputError before any work for settings
+    that cannot come to anything, TrainingError when the loss is no longer finite.
+    """
+    student = student_from_checkpoint(start, pruning.masks())
+    if pruning.target_density is not None:
+        refuse_unreachable(student, pruning.target_density)
+    return _train("prune", student, start, out, teacher, run, pruning=pruning)
+
+
+def fill(pruned: Checkpoint, out: Path, teacher: Checkpoint, run: Run) -> TrainingResult:
+    """Pack a pruned checkpoint, revive the zeros that are left in it, fine-tune it with a teacher and write it."""
+    with torch.random.fork_rng(devices=[]):
+        packed = pack(pruned)
+    tensors, revived = fill_zeros(tensors_from_module(packed), seed=run.training.seed)
+    filled = replace(
+        pruned,
+        structure=packed.structure,
+        tensors=tensors,
+        heads=tuple(layer.heads for layer in packed.structure.layers),
+        head_ids=packed.structure.head_ids,
+        ffn_positions=packed.structure.ffn_positions,
+    )
+    return replace(_train("fill", student_from_checkpoint(filled), pruned, out, teacher, run), revived=revived)
+
+
+def finetune(start: Checkpoint, out: Path, teacher: Checkpoint | None, run: Run) -> TrainingResult:
+    """The same loop without masks: fine-tune a checkpoint on the answers, with a teacher or without."""
+    return _train("finetune", student_from_checkpoint(start), start, out, teacher, run)
+
+
+def _train(
+    command: str,
+    student: Student,
+    start: Checkpoint,
+    out: Path,
+    teacher: Checkpoint | None,
+    run: Run,
+    *,
+    pruning: PruningOptions | None = None,
+) -> TrainingResult:
+    training, story = run.training, run.story
+    _refuse_early(start, teacher, out, run)
+    set_dropout(student, training.dropout, training.attention_dropout)
+    windows = _windows(start, run)
+    batches = TrainingBatches(windows, token_budget=training.token_budget, seed=training.seed)
+    processes = _processes()
+    setup = TrainingSetup(
+        folder=run.state_dir / command,
+        total=steps_in_all(len(batches), training, processes),
+        training=training,
+        pruning=pruning,
+        evaluator=_evaluator(start, run),
+        story=story,
+    )
+    if pruning is not None:
+        assert setup.schedule is not None  # raises when the steps leave no room to prune
+    record = _record(command, start, teacher, run, setup)
+    _settle_state(setup.folder, record, resume=run.resume)
+    story.tell(
+        f"{len(windows):,} windows of {windows.questions - len(windows.dropped):,} questions, {len(batches):,} batches "
+        f"of up to {training.token_budget:,} tokens a pass, {setup.total:,} steps; state in {run.state_dir}"
+    )
+    tutor = _teacher(teacher, windows, run, remember=processes == 1)
+    trainer = StudentTrainer(student, batches, tutor, setup)
+    if pruning is not None and pruning.init == "fisher" and last_checkpoint(setup.folder) is None:
+        _start_from_fisher(trainer, batches, pruning)
+    trainer.run(resume=run.resume)
+    result = _result(student, out, run, trainer, setup, dropped=len(windows.dropped))
+    if trainer.is_world_process_zero():
+        write_text_atomic(out / RECORD, json.dumps(record | {"result": result.as_dict()}, indent=1) + "\n")
+        write_history(out / LOG, command, setup.folder / "log.csv", before=run.before and run.before / LOG)
+    return result
+
+
+# --- before -----------------------------------------------------------------------------------------------------------
+
+
+def _refuse_early(start: Checkpoint, teacher: Checkpoint | None, out: Path, run: Run) -> None:
+    training_device(run.training)
+    if out.exists() and not run.overwrite:
+        raise InputError(f"{out} exists already: choose another name, remove it, or pass --overwrite")
+    if teacher is not None:
+        refuse_other_vocabulary(teacher, start)
+    for checkpoint in (start, teacher) if teacher is not None else (start,):
+        longest = checkpoint.config["max_position_embeddings"]
+        if run.training.max_length > longest:
+            raise InputError(
+                f"windows of {run.training.max_length} tokens are longer than {checkpoint.source} can read: lower "
+                f"--max-length to {longest}"
+            )
+
+
+def _windows(start: Checkpoint, run: Run) -> TrainingWindows:
+    training = run.training
+    windows = TrainingWindows.load_or_make(
+        run.data,
+        start.tokenizer_json,
+        run.state_dir / "cache",
+        max_length=training.max_length,
+        doc_stride=training.doc_stride,
+        bad_answers=training.bad_answers,
+    )
+    if windows.dropped:
+        path = run.state_dir / "dropped_questions.json"
+        write_text_atomic(path, json.dumps([asdict(question) for question in windows.dropped], indent=1) + "\n")
+        run.story.tell(
+            f"dropped {len(windows.dropped)} of {windows.questions} questions, all listed in {path}; "
+            f"{describe_dropped(windows.dropped)}"
+        )
+    return windows
+
+
+def _evaluator(start: Checkpoint, run: Run) -> Evaluator | None:
+    if run.eval_data is None:
+        return None
+    return Evaluator(
+        run.eval_data,
+        start.tokenizer_json,
+        device=training_device(run.training),
+        autocast=AUTOCAST[run.training.precision],
+        longest=start.config["max_position_embeddings"],
+    )
+
+
+def _teacher(teacher: Checkpoint | None, windows: TrainingWindows, run: Run, *, remember: bool) -> Teacher | None:
+    if teacher is None:
+        return None
+    tutor = Teacher(teacher, training_device(run.training), autocast=AUTOCAST[run.training.precision])
+    if remember:
+        tutor.remember(windows, run.state_dir / "cache")
+    return tutor
+
+
+def _processes() -> int:
+    """How many processes train together, as torchrun says."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _record(
+    command: str, start: Checkpoint, teacher: Checkpoint | None, run: Run, setup: TrainingSetup
+) -> dict[str, Any]:
+    """What the result of a run depends on, as plain data; `before` is the record of the run that made the start."""
+    before = None if run.before is None else run.before / RECORD
+    return {
+        "command": command,
+        "start": {"source": start.source, "sha256": start.sha256},
+        "teacher": teacher and {"source": teacher.source, "sha256": teacher.sha256},
+        "data_sha256": run.data.sha256,
+        "questions": len(run.data.questions),
+        "steps": setup.total,
+        **described(training=run.training, pruning=setup.pruning),
+        "before": json.loads(before.read_text(encoding="utf-8")) if before and before.is_file() else None,
+    }
+
+
+def _settle_state(folder: Path, record: dict[str, Any], *, resume: bool) -> None:
+    """Make sure that what is in the state folder is this run's. Raises InputError when it is not."""
+    path = folder / "run.json"
+    last = last_checkpoint(folder)
+    record = json.loads(json.dumps(record))
+    if last is not None and not resume:
+        raise InputError(
+            f"{folder} holds a training already, up to {last.name}: pass --resume to go on with it, or choose another "
+            "--state-dir"
+        )
+    if last is not None and path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changes = sorted(_differences(before, record))
+        if changes:
+            raise InputError(
+                f"the training in {folder} was started otherwise: {'; '.join(changes)}. Resume it with the settings it "
+                "was started with, or choose another --state-dir"
+            )
+    write_text_atomic(path, json.dumps(record, indent=1) + "\n")
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            if key not in _FREE and key != "source":
+                yield from _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield f"{name} was {before!r} and is {now!r}"
+
+
+def _start_from_fisher(trainer: StudentTrainer, batches: TrainingBatches, pruning: PruningOptions) -> None:
+    student, story = trainer.student, trainer.setup.story
+    count = min(pruning.fisher_batches, len(batches))
+    chosen = DataLoader(batches, batch_size=None, sampler=range(count))
+
+    def counted(advance: Any) -> Iterator[dict[str, Tensor]]:
+        for batch in islice(chosen, count):
+            yield batch
+            advance(1)
+
+    with story.progress("ranking heads and units", count) as advance:
+        importance = gate_importance(student, counted(advance), autocast=AUTOCAST[trainer.setup.training.precision])
+    last = pruning.last_threshold
+    left = student.structure.linear_density
+    set_scores(
+        student,
+        importance,
+        cut=0.0 if pruning.target_density is None else 1 - pruning.target_density / left,
+        last_score=float(torch.logit(torch.tensor(last))) if pruning.method == "sigmoid" else last,
+        attention_coefficient=pruning.attention_coefficient,
+        dense_coefficient=pruning.dense_coefficient,
+    )
+    story.tell(
+        f"ranked heads and units on {count} batches: {100 * final_density(student).linear_density:.1f} % "
+        "of the linear weights are above the last threshold"
+    )
+
+
+# --- after ------------------------------------------------------------------------------------------------------------
+
+
+def _result(
+    student: Student, out: Path, run: Run, trainer: StudentTrainer, setup: TrainingSetup, *, dropped: int
+) -> TrainingResult:
+    packed = packed_student(student)
+    structure = packed.structure
+    difference = 0.0
+    if trainer.is_world_process_zero():
+        write_transformers(
+            packed,
+            out,
+            tokenizer_json=student.start.tokenizer_json,
+            dtype=torch.float16 if run.half else torch.float32,
+            overwrite=run.overwrite,
+        )
+        written = load_checkpoint(out)
+        with torch.random.fork_rng(devices=[]):
+            again = pack(written)
+            difference = logit_difference(written, again)
+        structure = again.structure
+    score = trainer.last_score
+    if score is None and setup.evaluator is not None:
+        score = setup.evaluator(student)
+    return TrainingResult(
+        out=out,
+        steps=setup.total,
+        linear_density=structure.linear_density,
+        heads=structure.heads_left,
+        heads_total=structure.heads_total,
+        parameters=structure.parameters,
+        packing_difference=difference,
+        dropped_questions=dropped,
+        score=score,
+    )
