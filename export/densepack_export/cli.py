@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from densepack_export import engine_cli, prune_cli  # noqa: F401  # their commands
+from densepack_export import card_cli, engine_cli, prune_cli  # noqa: F401  # their commands
 from densepack_export.story import Story
 from densepack_runtime.allocator import keep_freed_memory
 from densepack_runtime.bundle import PARITY_NAME, Bundle, edit_bundle

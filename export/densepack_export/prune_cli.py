@@ -9,6 +9,7 @@ A run keeps its state in --state-dir and can be stopped at any time:
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from densepack_models.pruning.recipes import Run, TrainingResult
 
 EXTRA = "prune"
+# Options that do not change what comes out.
+_UNTOLD = ("state_dir", "resume", "overwrite", "json_output", "threads", "save_every", "log_every")
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, in the published format.")]
 TeacherOption = Annotated[
     str, typer.Option(metavar="CHECKPOINT", help="Whose logits are learnt: folder or hub id; same vocabulary.")
@@ -91,6 +94,7 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what
 
 @app.command(rich_help_panel="Training")
 def prune(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint to start from: folder or hub id.")],
     out: OutArgument,
     teacher: TeacherOption,
@@ -189,6 +193,7 @@ def prune(
 
 @app.command(rich_help_panel="Training")
 def fill(
+    context: typer.Context,
     pruned: Annotated[str, typer.Argument(metavar="PRUNED", help="A pruned checkpoint: folder or hub id.")],
     out: OutArgument,
     teacher: TeacherOption,
@@ -239,6 +244,7 @@ def fill(
 
 @app.command(rich_help_panel="Training")
 def finetune(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint to start from: folder or hub id.")],
     out: OutArgument,
     data: DataOption,
@@ -318,11 +324,26 @@ def _run(options: dict[str, Any]) -> Run:
         training=training,
         eval_data=None if eval_squad is None else load_squad(eval_squad, options["eval_limit"]),
         before=Path(options["pruned"] if "pruned" in options else options["model"]),
+        command_line=_command_line(options["context"]),
         resume=options["resume"],
         half=options["half"],
         overwrite=options["overwrite"],
         story=Story(tell, progress_bar, lines_for_rows=not STORY.is_terminal),
     )
+
+
+def _command_line(context: typer.Context) -> str:
+    """The command with what was asked for: files by their names alone, without what says nothing about the result."""
+    parts = ["densepack", str(context.info_name)]
+    for parameter in context.command.params:
+        name, value = str(parameter.name), context.params[str(parameter.name)]
+        source = context.get_parameter_source(name)
+        if name in _UNTOLD or source is None or source.name != "COMMANDLINE":
+            continue
+        option = [] if parameter.param_type_name == "argument" else [max(parameter.opts, key=len)]
+        told = str(value) if isinstance(value, float) else Path(str(value)).name
+        parts += option if value is True else [*option, told]
+    return shlex.join(parts)
 
 
 def _pruning_options(options: dict[str, Any]) -> PruningOptions:

@@ -55,7 +55,7 @@ from densepack_runtime.squad import SquadDataset, SquadScore
 RECORD = "training.json"
 LOG = "training_log.csv"
 # What may change between a run and its resumption without changing its result.
-_FREE = ("save_every", "log_every", "eval_every", "device")
+_FREE = ("save_every", "log_every", "eval_every", "device", "source", "command_line")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Run:
 
     `state_dir` keeps windows and teacher logits (in `cache`) and, by command, checkpoints and the log. `half` writes
     the result in float16. `before` is the folder that the start was read from: when a run made it, its record and log
-    go on in those of this one.
+    go on in those of this one. `command_line` is for the record.
     """
 
     data: SquadDataset
@@ -72,6 +72,7 @@ class Run:
     training: TrainingOptions = field(default_factory=TrainingOptions)
     eval_data: SquadDataset | None = None
     before: Path | None = None
+    command_line: str | None = None
     resume: bool = False
     half: bool = False
     overwrite: bool = False
@@ -261,6 +262,7 @@ def _record(
     before = None if run.before is None else run.before / RECORD
     return {
         "command": command,
+        "command_line": run.command_line,
         "start": {"source": start.source, "sha256": start.sha256},
         "teacher": teacher and {"source": teacher.source, "sha256": teacher.sha256},
         "data_sha256": run.data.sha256,
@@ -295,7 +297,7 @@ def _settle_state(folder: Path, record: dict[str, Any], *, resume: bool) -> None
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
-            if key not in _FREE and key != "source":
+            if key not in _FREE:
                 yield from _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
     elif before != now:
         yield f"{name} was {before!r} and is {now!r}"

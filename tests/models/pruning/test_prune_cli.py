@@ -52,6 +52,11 @@ def test_from_dense_to_filled(
     record = json.loads((pruned / "training.json").read_text(encoding="utf-8"))
     assert record["command"] == "prune"
     assert record["pruning"]["target_density"] == 0.5
+    assert record["command_line"] == (
+        "densepack prune start pruned --teacher teacher --data train.json --attention-block 4x4 --target-density 0.5 "
+        "--score-learning-rate 0.2 --max-steps 30 --token-budget 256 --max-length 32 --doc-stride 8 "
+        "--learning-rate 0.001 --device cpu --eval-squad train.json --eval-every 10"
+    )
     assert record["result"]["packing_difference"] < 1e-4
     arguments = tiny_files.arguments("fill", filled)
     arguments[1] = str(pruned)

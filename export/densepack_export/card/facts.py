@@ -1,0 +1,134 @@
+"""What a model card says, gathered from a checkpoint folder and from the measurements made on it.
+
+    facts = gather(Path("checkpoint"), evaluation=..., benchmark=...)
+
+A checkpoint that densepack trained carries `training.json` (every stage with its settings) and `training_log.csv`; one
+that it did not has neither, and its card says less.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from densepack_models.checkpoint import Checkpoint, load_checkpoint
+from densepack_models.inspection import Inspection, inspect
+from densepack_runtime.errors import InputError
+
+TRAINING_RECORD, TRAINING_LOG = "training.json", "training_log.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """EM and F1 in percent over `count` questions of a SQuAD file, as `densepack eval --json` prints them."""
+
+    squad: str
+    exact_match: float
+    f1: float
+    count: int
+
+    @classmethod
+    def read(cls, path: Path) -> Evaluation:
+        document = _read_json(path, ("squad", "exact_match", "f1", "count"))
+        return cls(**{name: document[name] for name in ("squad", "exact_match", "f1", "count")})
+
+
+@dataclass(frozen=True, slots=True)
+class TradeOff:
+    """One density of the trade-off: what is left, what it scores, and how many times as fast it is."""
+
+    name: str
+    linear_density: float
+    heads: int
+    exact_match: float
+    f1: float
+    speed_up: float | None
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """Everything a card can say; what is None or empty was not measured and is left out of it."""
+
+    folder: Path
+    checkpoint: Checkpoint
+    inspection: Inspection
+    stages: list[dict[str, Any]]
+    log: list[dict[str, str]]
+    evaluation: Evaluation | None = None
+    original: Evaluation | None = None
+    benchmark: dict[str, Any] | None = None
+    trade_offs: tuple[TradeOff, ...] = ()
+
+    @property
+    def file_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
+
+
+def gather(
+    folder: Path,
+    *,
+    evaluation: Path | None = None,
+    original: Path | None = None,
+    benchmark: Path | None = None,
+    trade_offs: Path | None = None,
+) -> CardFacts:
+    """Read the checkpoint and the measurement files. Raises InputError (CheckpointError) when one is not what it should
+    be.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: a card is written into a checkpoint's folder")
+    checkpoint = load_checkpoint(folder)
+    return CardFacts(
+        folder=folder,
+        checkpoint=checkpoint,
+        inspection=inspect(checkpoint),
+        stages=training_stages(folder),
+        log=training_rows(folder),
+        evaluation=None if evaluation is None else Evaluation.read(evaluation),
+        original=None if original is None else Evaluation.read(original),
+        benchmark=None if benchmark is None else _read_json(benchmark, ("ratios", "hardware", "versions")),
+        trade_offs=() if trade_offs is None else read_trade_offs(trade_offs),
+    )
+
+
+def training_stages(folder: Path) -> list[dict[str, Any]]:
+    """The records of the stages that made a checkpoint, first one first; empty for one that was not trained here."""
+    path = folder / TRAINING_RECORD
+    stages: list[dict[str, Any]] = []
+    record = _read_json(path, ("command",)) if path.is_file() else None
+    while record is not None:
+        stages.insert(0, record)
+        record = record.get("before")
+    return stages
+
+
+def training_rows(folder: Path) -> list[dict[str, str]]:
+    """The training log, a dict of texts a row."""
+    path = folder / TRAINING_LOG
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_trade_offs(path: Path) -> tuple[TradeOff, ...]:
+    """A JSON list of objects with the fields of TradeOff, densest first."""
+    try:
+        entries = [TradeOff(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is not a list of trade-offs: {error}") from error
+    return tuple(sorted(entries, key=lambda entry: -entry.linear_density))
+
+
+def _read_json(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from error
+    missing = [name for name in needed if not isinstance(document, dict) or name not in document]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}: was it written by densepack?")
+    return dict(document)
