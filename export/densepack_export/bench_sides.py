@@ -33,7 +33,8 @@ from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.gpus import nvidia_gpus
 from densepack_runtime.onnxruntime_gpu import OnnxRuntimeGpuSession
 from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
-from densepack_runtime.session import Precision, Session
+from densepack_runtime.openvino_session import OpenVinoSession
+from densepack_runtime.session import GRAPH_OF, ComputePrecision, Session
 from densepack_runtime.tensorrt_session import TensorRTSession
 
 SHAPES = ("packed", "dense")
@@ -46,13 +47,15 @@ class Kind:
     """What runs a side: the backend's name in the document, its precision, and whether it takes a GPU."""
 
     backend: str
-    precision: Precision
+    precision: ComputePrecision
     gpu: bool = False
 
 
 KINDS = {
     "": Kind("onnxruntime", "fp32"),
     "fp16": Kind("onnxruntime", "fp16"),
+    "openvino": Kind("openvino", "fp32"),
+    "openvino-bf16": Kind("openvino", "bf16"),
     "torch": Kind("pytorch", "fp32"),
     "torch-cuda": Kind("pytorch-cuda", "fp16", gpu=True),
     "cuda": Kind("onnxruntime-cuda", "fp16", gpu=True),
@@ -125,9 +128,10 @@ def _of_module(module: PackedBertForQuestionAnswering, kind: Kind, opened: ExitS
         return TorchSession(module.typed_fp16(), device="cuda")
     folder = Path(opened.enter_context(TemporaryDirectory(prefix="densepack-bench-")))
     graph = folder / "model.onnx"
-    export_onnx(module, graph, precision=kind.precision)
+    export_onnx(module, graph, precision=GRAPH_OF[kind.precision])
     openers: dict[str, Callable[[], Session]] = {
         "onnxruntime": lambda: OnnxRuntimeSession(graph, threads=threads),
+        "openvino": lambda: OpenVinoSession(graph, precision=kind.precision, threads=threads),
         "onnxruntime-cuda": lambda: OnnxRuntimeGpuSession(graph, provider="cuda"),
         "tensorrt": lambda: _built(graph, folder / "model.plan"),
     }

@@ -3,8 +3,8 @@
     choice = choose_backend(bundle)                # Choice(backend="onnxruntime", precision="fp32", reason="…")
     with closing(open_session(bundle)) as session: ...
 
-`auto` is a documented order (a TensorRT plan that fits, ONNX Runtime on the GPU, ONNX Runtime on the CPU) and never a
-fallback after a failure: a backend that is chosen and then fails is an error.
+`auto` is a documented order (a TensorRT plan that fits, ONNX Runtime on the GPU, OpenVINO, ONNX Runtime on the CPU) and
+never a fallback after a failure: a backend that is chosen and then fails is an error.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from pathlib import Path
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.engines import EngineEntry, Host, choose_plan, require_engine
 from densepack_runtime.errors import BackendError
-from densepack_runtime.session import Precision, Session
+from densepack_runtime.session import GRAPH_OF, ComputePrecision, Session
 
-BACKENDS = ("auto", "tensorrt", "onnxruntime-tensorrt", "onnxruntime-cuda", "onnxruntime")
-DEFAULT_PRECISION: dict[str, Precision] = {
-    "tensorrt": "fp16",
-    "onnxruntime-tensorrt": "fp16",
-    "onnxruntime-cuda": "fp16",
-    "onnxruntime": "fp32",
+# What each backend computes in; the first is its default.
+PRECISIONS: dict[str, tuple[ComputePrecision, ...]] = {
+    "tensorrt": ("fp16", "fp32"),
+    "onnxruntime-tensorrt": ("fp16", "fp32"),
+    "onnxruntime-cuda": ("fp16", "fp32"),
+    "openvino": ("fp32", "bf16"),
+    "onnxruntime": ("fp32", "fp16"),
 }
+BACKENDS = ("auto", *PRECISIONS)
 _PROVIDERS = {"onnxruntime": "cpu", "onnxruntime-cuda": "cuda", "onnxruntime-tensorrt": "tensorrt"}
 _LOGGER = logging.getLogger("densepack")
 
@@ -35,7 +37,7 @@ class Choice:
     """What `open_session` would open: backend, precision, the reason in words, and the plan where there is one."""
 
     backend: str
-    precision: Precision
+    precision: ComputePrecision
     reason: str
     plan: EngineEntry | None = None
 
@@ -44,7 +46,7 @@ class Choice:
 
 
 def choose_backend(
-    bundle: Bundle, backend: str = "auto", precision: Precision | None = None, host: Host | None = None
+    bundle: Bundle, backend: str = "auto", precision: ComputePrecision | None = None, host: Host | None = None
 ) -> Choice:
     """Decide on backend and precision. Raises BackendError for what is unknown, not in the bundle, or does not fit."""
     if backend not in BACKENDS:
@@ -53,6 +55,7 @@ def choose_backend(
     if backend == "auto":
         return _best(bundle, precision, host)
     if backend == "tensorrt":
+        _refuse_precision(backend, precision)
         chosen = choose_plan(bundle, host, precision)
         plan = require_engine(chosen)
         return Choice(backend, plan.precision, chosen.reason, plan)
@@ -63,7 +66,7 @@ def open_session(
     bundle: Bundle,
     *,
     backend: str = "auto",
-    precision: Precision | None = None,
+    precision: ComputePrecision | None = None,
     threads: int | None = None,
     cuda_graphs: bool = True,
 ) -> Session:
@@ -79,7 +82,11 @@ def open_choice(bundle: Bundle, choice: Choice, *, threads: int | None = None, c
         return open_plan(bundle, choice.plan, cuda_graphs=cuda_graphs)
     from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
 
-    graph = bundle.graph(choice.precision)
+    graph = bundle.graph(GRAPH_OF[choice.precision])
+    if choice.backend == "openvino":
+        from densepack_runtime.openvino_session import OpenVinoSession
+
+        return OpenVinoSession(graph, precision=choice.precision, threads=threads, cache=beside(bundle, "openvino"))
     if choice.backend == "onnxruntime":
         return OnnxRuntimeSession(graph, threads=threads)
     from densepack_runtime.onnxruntime_gpu import OnnxRuntimeGpuSession
@@ -121,9 +128,11 @@ def has_provider(provider: str) -> bool:
     return provider in onnxruntime.get_available_providers()
 
 
-def _best(bundle: Bundle, precision: Precision | None, host: Host) -> Choice:
+def _best(bundle: Bundle, precision: ComputePrecision | None, host: Host) -> Choice:
     if host.gpu is None:
-        return _graph_choice(bundle, "onnxruntime", precision, "no NVIDIA GPU here")
+        return _on_cpu(bundle, precision, "no NVIDIA GPU here")
+    if precision == "bf16":
+        return _on_cpu(bundle, precision, f"{host.gpu} is here, but bf16 was asked for, which is OpenVINO's")
     chosen = choose_plan(bundle, host, precision)
     if chosen.entry is not None:
         return Choice("tensorrt", chosen.entry.precision, chosen.reason, chosen.entry)
@@ -135,14 +144,33 @@ def _best(bundle: Bundle, precision: Precision | None, host: Host) -> Choice:
         f"{host.gpu} is here, but no plan fits ({chosen.reason}) and onnxruntime has no CUDA provider (pip install "
         "'densepack[gpu]')"
     )
-    return _graph_choice(bundle, "onnxruntime", precision, reason)
+    return _on_cpu(bundle, precision, reason)
 
 
-def _graph_choice(bundle: Bundle, backend: str, precision: Precision | None, reason: str) -> Choice:
-    precision = precision or DEFAULT_PRECISION[backend]
-    if precision not in bundle.precisions:
+def _on_cpu(bundle: Bundle, precision: ComputePrecision | None, reason: str) -> Choice:
+    """OpenVINO where it is installed and computes what is asked for, else ONNX Runtime."""
+    if importlib.util.find_spec("openvino") is None:
+        return _graph_choice(bundle, "onnxruntime", precision, reason)
+    if precision not in (None, *PRECISIONS["openvino"]):
+        return _graph_choice(bundle, "onnxruntime", precision, f"{reason}; OpenVINO does not compute in {precision}")
+    return _graph_choice(bundle, "openvino", precision, reason)
+
+
+def _graph_choice(bundle: Bundle, backend: str, precision: ComputePrecision | None, reason: str) -> Choice:
+    _refuse_precision(backend, precision)
+    precision = precision or PRECISIONS[backend][0]
+    if GRAPH_OF[precision] not in bundle.precisions:
         raise BackendError(
-            f"the bundle has no {precision} graph, only {', '.join(bundle.precisions)}: choose one of these, or build "
-            "the bundle again"
+            f"the bundle has no {GRAPH_OF[precision]} graph, only {', '.join(bundle.precisions)}: choose one of these, "
+            "or build the bundle again"
         )
     return Choice(backend, precision, reason)
+
+
+def _refuse_precision(backend: str, precision: ComputePrecision | None) -> None:
+    if precision is not None and precision not in PRECISIONS[backend]:
+        able = [name for name, precisions in PRECISIONS.items() if precision in precisions]
+        raise BackendError(
+            f"{backend} computes in {' or '.join(PRECISIONS[backend])}, not in {precision}: choose one of these, or "
+            f"--backend {' or '.join(able)}"
+        )

@@ -23,7 +23,7 @@ from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.files import write_text_atomic
 from densepack_runtime.gpus import nvidia_gpus
 from densepack_runtime.question_answerer import Compat, QuestionAnswerer
-from densepack_runtime.session import Precision
+from densepack_runtime.session import ComputePrecision
 from densepack_runtime.squad import (
     SquadDataset,
     SquadScore,
@@ -47,7 +47,8 @@ BundleArgument = Annotated[
 ]
 BackendOption = Annotated[str, typer.Option(help=f"Which backend runs it: {', '.join(BACKENDS)}.")]
 PrecisionOption = Annotated[
-    Precision | None, typer.Option(help="fp32 or fp16; by default what the backend does best.", show_default=False)
+    ComputePrecision | None,
+    typer.Option(help="By default what the backend does best; bf16 is OpenVINO's.", show_default=False),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; by default the physical cores.", show_default=False)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.gpus import Gpu, nvidia_gpus
-from densepack_runtime.session import Precision
+from densepack_runtime.session import ComputePrecision, Precision
 
 if TYPE_CHECKING:
     from densepack_runtime.bundle import Bundle
@@ -177,7 +177,7 @@ class PlanChoice:
     reason: str
 
 
-def choose_plan(bundle: Bundle, host: Host, precision: Precision | None = None) -> PlanChoice:
+def choose_plan(bundle: Bundle, host: Host, precision: ComputePrecision | None = None) -> PlanChoice:
     """The first plan of the bundle that fits the host: float16 before float32, datacenter TensorRT before RTX."""
     entries = [entry for entry in bundle.manifest.engines if precision in (None, entry.precision)]
     if not entries:

@@ -6,6 +6,7 @@ report = climb_from_recording(bundle, run)
 
 from __future__ import annotations
 
+import importlib.util
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from densepack_runtime.backends import Choice, has_provider, open_choice, open_p
 from densepack_runtime.bundle import REFERENCE_NAME, Bundle
 from densepack_runtime.engines import EngineEntry, Host, misfit
 from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
+from densepack_runtime.openvino_session import PRECISIONS, OpenVinoSession, computes_in_bfloat16
 from densepack_runtime.parity import ParityReport, ParityRun, Rung
 from densepack_runtime.plan_check import check_corners
 from densepack_runtime.recorded_reference import RecordedReference
+from densepack_runtime.session import GRAPH_OF
 from densepack_runtime.squad import SquadDataset
 from densepack_runtime.windows import Windower
 
@@ -32,7 +35,8 @@ def bundle_run(bundle: Bundle, dataset: SquadDataset, squad_name: str) -> Parity
 def open_rungs(bundle: Bundle, opened: ExitStack, threads: int | None = None, host: Host | None = None) -> list[Rung]:
     """Every graph and plan of the bundle as a rung (closed with `opened`); a plan that fits no GPU here does not run.
 
-    On a GPU the float16 graph also runs in ONNX Runtime's CUDA provider.
+    Where OpenVINO is installed, it runs the float32 graph in every precision that the processor has. On a GPU the
+    float16 graph also runs in ONNX Runtime's CUDA provider.
     """
     host = host or Host.here()
     rungs = []
@@ -40,10 +44,22 @@ def open_rungs(bundle: Bundle, opened: ExitStack, threads: int | None = None, ho
         session = OnnxRuntimeSession(bundle.graph(precision), threads=threads)
         opened.enter_context(closing(session))
         rungs.append(Rung(f"ONNX {precision.upper()}", session, precision))
+    rungs += _openvino_rungs(bundle, opened, threads)
     if host.gpu is not None and has_provider("CUDAExecutionProvider") and "fp16" in bundle.precisions:
         on_gpu = open_choice(bundle, Choice("onnxruntime-cuda", "fp16", "parity"))
         rungs.append(Rung("ONNX FP16, CUDA", opened.enter_context(closing(on_gpu)), "fp16"))
     return [*rungs, *(_plan_rung(bundle, entry, opened, host) for entry in bundle.manifest.engines)]
+
+
+def _openvino_rungs(bundle: Bundle, opened: ExitStack, threads: int | None) -> list[Rung]:
+    if importlib.util.find_spec("openvino") is None:
+        return []
+    rungs = []
+    for precision in PRECISIONS if computes_in_bfloat16() else PRECISIONS[:1]:
+        session = OpenVinoSession(bundle.graph(GRAPH_OF[precision]), precision=precision, threads=threads)
+        opened.enter_context(closing(session))
+        rungs.append(Rung(f"OpenVINO {precision.upper()}", session, precision))
+    return rungs
 
 
 def _plan_rung(bundle: Bundle, entry: EngineEntry, opened: ExitStack, host: Host) -> Rung:

@@ -21,7 +21,7 @@ from densepack_runtime.batching import length_sorted_batches
 from densepack_runtime.bundle import ParityEntry
 from densepack_runtime.errors import InputError
 from densepack_runtime.parity_tally import BestSpans, LogitDifference, LogitTally, SpanTally
-from densepack_runtime.session import Batch, Logits, Precision, Session
+from densepack_runtime.session import Batch, ComputePrecision, Logits, Session
 from densepack_runtime.squad import SquadDataset, score_predictions
 from densepack_runtime.windows import Window, Windower
 
@@ -52,10 +52,10 @@ class Tolerance:
     explained_spans_only: bool = False
 
 
-def default_tolerance(precision: Precision, questions: int) -> Tolerance:
-    """FP32 rungs are the same function up to rounding; FP16 rungs are judged by answers.
+def default_tolerance(precision: ComputePrecision, questions: int) -> Tolerance:
+    """FP32 rungs are the same function up to rounding; shorter types are judged by answers.
 
-    With few questions one changed answer weighs 100/n points, so an FP16 rung may always change one.
+    With few questions one changed answer weighs 100/n points, so such a rung may always change one.
     """
     if precision == "fp32":
         return Tolerance(max_abs_logit=1e-3, explained_spans_only=True)
@@ -70,7 +70,7 @@ class Rung:
 
     name: str
     session: Session | None
-    precision: Precision = "fp32"
+    precision: ComputePrecision = "fp32"
     note: str = ""
 
 
@@ -91,7 +91,7 @@ class RungReport:
     """What a rung showed. Agreement in percent of the questions, EM, F1 and drops in points."""
 
     name: str
-    precision: Precision
+    precision: ComputePrecision
     status: Literal["reference", "passed", "failed", "not run"]
     note: str = ""
     questions: int = 0

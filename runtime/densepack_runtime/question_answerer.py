@@ -22,7 +22,7 @@ from densepack_runtime.batching import TOKEN_BUDGET, length_sorted_batches
 from densepack_runtime.console import progress_bar
 from densepack_runtime.errors import InputError
 from densepack_runtime.pipeline_compat import PipelineRules, pipeline_answers
-from densepack_runtime.session import Batch, Logits, Precision, Session
+from densepack_runtime.session import Batch, ComputePrecision, Logits, Session
 from densepack_runtime.squad import SquadDataset
 from densepack_runtime.windows import Window, Windower
 
@@ -100,7 +100,7 @@ class QuestionAnswerer:
         bundle: str | Path,
         *,
         backend: str = "auto",
-        precision: Precision | None = None,
+        precision: ComputePrecision | None = None,
         threads: int | None = None,
         cuda_graphs: bool = True,
         rules: SpanRules | None = None,

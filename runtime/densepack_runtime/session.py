@@ -1,6 +1,6 @@
 """The one abstraction of the runtime: a session turns a padded batch into start and end logits.
 
-Every backend (ONNX Runtime, TensorRT, PyTorch) is a Session; parity, benchmark and the question answerer know
+Every backend (ONNX Runtime, OpenVINO, TensorRT, PyTorch) is a Session; parity, benchmark and the question answerer know
 nothing else about them.
 
     with open_session(bundle) as session:
@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 from densepack_runtime.windows import Window
 
+# How a graph is typed, and how a session computes it: in bfloat16, a backend runs the float32 graph.
 Precision = Literal["fp32", "fp16"]
+ComputePrecision = Literal["fp32", "fp16", "bf16"]
+GRAPH_OF: dict[ComputePrecision, Precision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32"}
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT_NAMES = ("start_logits", "end_logits")
 

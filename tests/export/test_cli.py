@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.gpus import nvidia_gpus
+from densepack_runtime.openvino_session import computes_in_bfloat16
 from densepack_runtime.squad import read_squad, sample_squad_path, score_predictions
 from tests.command_line import CommandLine
 from tests.conftest import BUNDLE_QUESTIONS
@@ -215,13 +217,20 @@ def test_eval_of_squad_2(densepack: CommandLine, default_bundle: Path, tmp_path:
     assert "without an answer" in densepack("eval", default_bundle, "--squad", tmp_path / "v2.json").out
 
 
+def openvino_rungs() -> list[str]:
+    """The rungs that OpenVINO adds to a ladder here."""
+    if importlib.util.find_spec("openvino") is None:
+        return []
+    return ["OpenVINO FP32", *(["OpenVINO BF16"] if computes_in_bfloat16() else [])]
+
+
 def test_parity_from_the_checkpoint_and_from_the_recording(
     densepack: CommandLine, default_bundle: Path, default_checkpoint: Path
 ) -> None:
     recorded = densepack("parity", default_bundle, "--limit", BUNDLE_QUESTIONS, "--json")
     assert recorded.code == 0, recorded.err
     names = [rung["name"] for rung in json.loads(recorded.out)["rungs"]]
-    assert names == ["PyTorch (recorded)", "ONNX FP32", "ONNX FP16"]
+    assert names == ["PyTorch (recorded)", "ONNX FP32", "ONNX FP16", *openvino_rungs()]
     other = densepack("parity", default_bundle, "--limit", "3")
     assert other.code == 1
     assert f"the recorded reference is for {BUNDLE_QUESTIONS} questions" in other.error_lines[0]
@@ -233,6 +242,7 @@ def test_parity_from_the_checkpoint_and_from_the_recording(
         "packed PyTorch",
         "ONNX FP32",
         "ONNX FP16",
+        *openvino_rungs(),
         "packed PyTorch float16",
         "ONNX FP16, fused attention",
     ]
@@ -252,7 +262,8 @@ def test_doctor(densepack: CommandLine, default_bundle: Path) -> None:
     assert document["NVIDIA GPU"] == [str(gpu) for gpu in nvidia_gpus()]
     assert "CPUExecutionProvider" in document["onnxruntime providers"]
     if not nvidia_gpus():
-        assert document["would open"].startswith("onnxruntime fp32")
+        backend = "openvino" if openvino_rungs() else "onnxruntime"
+        assert document["would open"].startswith(f"{backend} fp32")
     assert "would open" in densepack("doctor", default_bundle).out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from contextlib import closing
 from pathlib import Path
@@ -22,13 +23,39 @@ def bundle(default_bundle: Path) -> Bundle:
     return Bundle.open(default_bundle)
 
 
-def test_without_a_gpu_the_cpu_is_taken(bundle: Bundle) -> None:
-    choice = choose_backend(bundle, host=Host(None, INSTALLED))
-    assert str(choice) == "onnxruntime fp32: no NVIDIA GPU here"
+@pytest.fixture
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "openvino" else find_spec(name))
+
+
+def test_without_a_gpu_openvino_is_taken(bundle: Bundle) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    assert str(choose_backend(bundle, host=Host(None, INSTALLED))) == "openvino fp32: no NVIDIA GPU here"
+    assert choose_backend(bundle, precision="bf16", host=Host(None, {})).backend == "openvino"
+    half = choose_backend(bundle, precision="fp16", host=Host(None, {}))
+    assert str(half) == "onnxruntime fp16: no NVIDIA GPU here; OpenVINO does not compute in fp16"
+    on_gpu = choose_backend(bundle, precision="bf16", host=Host(H100, INSTALLED))
+    assert on_gpu.backend == "openvino"
+    assert "bf16 was asked for, which is OpenVINO's" in on_gpu.reason
+
+
+def test_without_openvino_onnxruntime_is_taken(bundle: Bundle, without_openvino: None) -> None:
+    assert str(choose_backend(bundle, host=Host(None, INSTALLED))) == "onnxruntime fp32: no NVIDIA GPU here"
     assert choose_backend(bundle, precision="fp16", host=Host(None, {})).precision == "fp16"
+    with pytest.raises(BackendError, match="onnxruntime computes in fp32 or fp16, not in bf16: .*--backend openvino"):
+        choose_backend(bundle, precision="bf16", host=Host(None, {}))
 
 
-def test_on_a_gpu_without_a_plan_that_fits(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["tensorrt", "onnxruntime-cuda", "onnxruntime"])
+def test_a_precision_that_a_backend_has_not(bundle: Bundle, backend: str) -> None:
+    with pytest.raises(BackendError, match=f"{backend} computes in .*, not in bf16"):
+        choose_backend(bundle, backend, "bf16")
+
+
+def test_on_a_gpu_without_a_plan_that_fits(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, without_openvino: None
+) -> None:
     monkeypatch.setattr(backends, "has_provider", lambda provider: True)
     choice = choose_backend(bundle, host=Host(H100, INSTALLED))
     assert (choice.backend, choice.precision) == ("onnxruntime-cuda", "fp16")

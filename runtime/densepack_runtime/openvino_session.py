@@ -1,0 +1,139 @@
+"""OpenVINO as a Session, on the CPU, in float32 or bfloat16.
+
+    session = OpenVinoSession(bundle.graph("fp32"), precision="bf16", cache=folder)
+
+Its attention is one kernel, and it computes in bfloat16 where the processor can: that is what it is here for.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from densepack_runtime.errors import BackendError, InputError, require
+from densepack_runtime.onnxruntime_session import physical_cores
+from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, ComputePrecision, Logits
+
+PRECISIONS: tuple[ComputePrecision, ...] = ("fp32", "bf16")
+_TYPES = {"fp32": "f32", "bf16": "bf16"}
+_TELEMETRY = "openvino_telemetry"
+
+
+class OpenVinoSession:
+    """Runs one ONNX file. `threads` counts CPU threads, by default the physical cores. Thread-safe.
+
+    `cache` is a folder for what OpenVINO compiles for this processor: the next start is faster. Raises BackendError
+    when the file is missing, damaged or not a graph of densepack, or when the processor has no bfloat16;
+    MissingDependencyError without openvino; InputError for fewer than one thread.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        precision: ComputePrecision = "fp32",
+        threads: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
+        if precision not in PRECISIONS:
+            raise BackendError(f"OpenVINO computes in {' or '.join(PRECISIONS)} here, not in {precision}")
+        self._path = Path(path)
+        self._lock = threading.Lock()
+        self._request: Any = _compile(self._path, precision, threads or physical_cores(), cache).create_infer_request()
+
+    def run(self, batch: Batch) -> Logits:
+        """Logits of one batch. Raises BackendError when the session is closed or OpenVINO fails."""
+        with self._lock:  # a request has one set of buffers
+            if self._request is None:
+                raise BackendError(f"the session of {self._path.name} is closed")
+            try:
+                results = self._request.infer(batch.arrays(), share_inputs=True)
+            except RuntimeError as error:
+                raise BackendError(f"OpenVINO failed on a batch of shape {batch.shape}: {error}") from error
+            start, end = (results[name].copy() for name in OUTPUT_NAMES)
+        return Logits(start, end)
+
+    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
+        """Logits of each batch, in order."""
+        return map(self.run, batches)
+
+    def close(self) -> None:
+        """Free the model."""
+        with self._lock:
+            self._request = None
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether OpenVINO is installed and this processor multiplies bfloat16 itself."""
+    try:
+        openvino = import_openvino()
+    except ImportError:
+        return False
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO without its telemetry. Raises MissingDependencyError when it is not installed."""
+    with _without_module(_TELEMETRY):
+        return require("openvino", "openvino")
+
+
+@contextmanager
+def _without_module(name: str) -> Iterator[None]:
+    """As if a package that was not imported yet were not installed; OpenVINO then takes its own stub of it."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+def _compile(path: Path, precision: ComputePrecision, threads: int, cache: Path | None) -> Any:
+    openvino: Any = import_openvino()
+    if not path.is_file():
+        raise BackendError(f"the ONNX file {path} is missing")
+    core = openvino.Core()
+    if precision == "bf16" and not computes_in_bfloat16():
+        raise BackendError(
+            f"{core.get_property('CPU', 'FULL_DEVICE_NAME')} has no bfloat16 products: use --precision fp32"
+        )
+    if cache is not None:
+        core.set_property({"CACHE_DIR": str(cache)})
+    options = {
+        "INFERENCE_PRECISION_HINT": _TYPES[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        # Pinned threads keep others off these cores, and those of another session would be pinned to the same ones.
+        "ENABLE_CPU_PINNING": False,
+    }
+    try:
+        model = core.read_model(str(path))
+        _check_tensors(model, path)
+        return core.compile_model(model, "CPU", options)
+    except RuntimeError as error:
+        raise BackendError(f"OpenVINO cannot load {path}: {error}") from error
+
+
+def _check_tensors(model: Any, path: Path) -> None:
+    found = {tensor.get_any_name(): tensor.get_element_type().get_type_name() for tensor in model.inputs}
+    found |= {tensor.get_any_name(): tensor.get_element_type().get_type_name() for tensor in model.outputs}
+    wanted = dict.fromkeys(INPUT_NAMES, "i64") | dict.fromkeys(OUTPUT_NAMES, "f32")
+    if found != wanted:
+        raise BackendError(
+            f"{path.name} is not a graph of densepack: its inputs and outputs are {_listed(found)}; needed are "
+            f"{_listed(wanted)}"
+        )
+
+
+def _listed(tensors: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in sorted(tensors.items()))

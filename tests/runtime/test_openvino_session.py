@@ -1,0 +1,176 @@
+"""OpenVINO does what was asked for or says why not; without its telemetry, and with the answers of the graph."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+import densepack_runtime.openvino_session as module
+from densepack_runtime.backends import open_session
+from densepack_runtime.bundle import Bundle
+from densepack_runtime.errors import BackendError, InputError, MissingDependencyError
+from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
+from densepack_runtime.openvino_session import OpenVinoSession, computes_in_bfloat16
+from densepack_runtime.session import Batch, ComputePrecision, Session
+from tests.runtime.test_onnxruntime_session import LEAK_MIB, make_batch, save_graph
+
+pytest.importorskip("openvino", reason="openvino is not installed")
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_graph(tmp_path_factory.mktemp("graph") / "model.onnx")
+
+
+def test_runs_and_keeps_to_the_protocol(graph: Path) -> None:
+    session = OpenVinoSession(graph, threads=1)
+    assert isinstance(session, Session)
+    batches = [make_batch(rows, length) for rows, length in ((1, 1), (3, 17), (2, 4))]
+    for batch, logits in zip(batches, session.run_many(batches), strict=True):
+        assert logits.start.dtype == logits.end.dtype == np.float32
+        np.testing.assert_array_equal(logits.start, batch.input_ids + batch.attention_mask)
+        np.testing.assert_array_equal(logits.end, batch.input_ids - batch.token_type_ids)
+
+
+def test_logits_are_not_overwritten_by_the_next_batch(graph: Path) -> None:
+    with closing(OpenVinoSession(graph)) as session:
+        first = session.run(make_batch(2, 8, seed=1))
+        kept = first.start.copy()
+        session.run(make_batch(2, 8, seed=2))
+    np.testing.assert_array_equal(first.start, kept)
+
+
+def test_a_closed_session_refuses_to_run(graph: Path) -> None:
+    session = OpenVinoSession(graph)
+    session.close()
+    session.close()
+    with pytest.raises(BackendError, match=r"the session of model.onnx is closed"):
+        session.run(make_batch(1, 4))
+
+
+def test_one_session_serves_several_threads(graph: Path) -> None:
+    session = OpenVinoSession(graph, threads=1)
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        for length in range(1, 40):
+            batch = make_batch(2, length, seed)
+            if not np.array_equal(session.run(batch).start, batch.input_ids + batch.attention_mask):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc, Linux only")
+def test_many_opens_leave_no_memory_behind(graph: Path) -> None:
+    def cycle(times: int) -> float:
+        for _ in range(times):
+            with closing(OpenVinoSession(graph, threads=1)) as session:
+                session.run(make_batch(1, 4))
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    before = cycle(30)
+    assert cycle(200) - before < LEAK_MIB
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_bundle_gives_the_same_answers(default_bundle: Path, precision: ComputePrecision) -> None:
+    if precision == "bf16" and not computes_in_bfloat16():
+        pytest.skip("this processor has no bfloat16 products")
+    bundle = Bundle.open(default_bundle)
+    rng = np.random.default_rng(0)
+    mask = (np.arange(70) < np.array([70, 33, 5])[:, None]).astype(np.int64)
+    batch = Batch(rng.integers(999, 20_000, (3, 70)) * mask, mask, mask * (np.arange(70) > 9))
+    with (
+        closing(open_session(bundle, backend="openvino", precision=precision)) as session,
+        closing(OnnxRuntimeSession(bundle.graph("fp32"))) as reference,
+    ):
+        found, wanted = session.run(batch), reference.run(batch)
+    real = mask > 0
+    difference = max(
+        np.abs(found.start - wanted.start)[real].max(),
+        np.abs(found.end - wanted.end)[real].max(),
+    )
+    low, high = (0, 1e-4) if precision == "fp32" else (1e-3, 0.5)
+    assert low <= difference < high
+    assert list((bundle.folder.with_name("bundle.cache") / "openvino").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"threads": 0}, InputError, "threads must be at least 1, got 0"),
+        ({"precision": "fp16"}, BackendError, "OpenVINO computes in fp32 or bf16 here, not in fp16"),
+    ],
+)
+def test_options_that_cannot_be(graph: Path, options: dict[str, object], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        OpenVinoSession(graph, **options)  # type: ignore[arg-type]
+
+
+def test_a_processor_without_bfloat16(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "computes_in_bfloat16", lambda: False)
+    with pytest.raises(BackendError, match="has no bfloat16 products: use --precision fp32"):
+        OpenVinoSession(graph, precision="bf16")
+
+
+@pytest.mark.parametrize("keep", [0, 40, -10])
+def test_a_damaged_file_is_named(tmp_path: Path, graph: Path, keep: int) -> None:
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(graph.read_bytes()[:keep])
+    with pytest.raises(BackendError, match=r"OpenVINO cannot load .*damaged.onnx"):
+        OpenVinoSession(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match=r"the ONNX file .*none.onnx is missing"):
+        OpenVinoSession(tmp_path / "none.onnx")
+
+
+def test_a_foreign_graph_is_refused(tmp_path: Path) -> None:
+    path = save_graph(tmp_path / "foreign.onnx", input_type=TensorProto.INT32)
+    with pytest.raises(BackendError, match="foreign.onnx is not a graph of densepack: .*input_ids i32.*needed are"):
+        OpenVinoSession(path)
+
+
+def test_a_batch_that_the_graph_refuses_is_an_error_with_its_shape(graph: Path) -> None:
+    batch = make_batch(2, 4)
+    odd = Batch(batch.input_ids, batch.attention_mask[:, :3], batch.token_type_ids)
+    with pytest.raises(BackendError, match=r"OpenVINO failed on a batch of shape \(2, 4\)"):
+        OpenVinoSession(graph).run(odd)
+
+
+def test_without_the_package(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'densepack\[openvino\]'"):
+        OpenVinoSession(graph)
+
+
+def test_its_telemetry_stays_out(graph: Path) -> None:
+    """Neither loaded by us nor, afterwards, hidden from others; and no socket is opened."""
+    code = f"""
+import socket, sys
+def refuse(*_, **__):
+    raise AssertionError("a socket was opened")
+socket.socket = socket.create_connection = refuse
+from densepack_runtime.openvino_session import OpenVinoSession
+OpenVinoSession({str(graph)!r}).close()
+assert "openvino" in sys.modules
+assert not any(name.startswith("openvino_telemetry") for name in sys.modules), "telemetry is loaded"
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
