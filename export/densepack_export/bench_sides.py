@@ -56,6 +56,7 @@ KINDS = {
     "fp16": Kind("onnxruntime", "fp16"),
     "openvino": Kind("openvino", "fp32"),
     "openvino-bf16": Kind("openvino", "bf16"),
+    "openvino-int8": Kind("openvino", "int8"),
     "torch": Kind("pytorch", "fp32"),
     "torch-cuda": Kind("pytorch-cuda", "fp16", gpu=True),
     "cuda": Kind("onnxruntime-cuda", "fp16", gpu=True),

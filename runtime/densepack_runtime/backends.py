@@ -24,7 +24,7 @@ PRECISIONS: dict[str, tuple[ComputePrecision, ...]] = {
     "tensorrt": ("fp16", "fp32"),
     "onnxruntime-tensorrt": ("fp16", "fp32"),
     "onnxruntime-cuda": ("fp16", "fp32"),
-    "openvino": ("fp32", "bf16"),
+    "openvino": ("fp32", "bf16", "int8"),
     "onnxruntime": ("fp32", "fp16"),
 }
 BACKENDS = ("auto", *PRECISIONS)
@@ -131,8 +131,8 @@ def has_provider(provider: str) -> bool:
 def _best(bundle: Bundle, precision: ComputePrecision | None, host: Host) -> Choice:
     if host.gpu is None:
         return _on_cpu(bundle, precision, "no NVIDIA GPU here")
-    if precision == "bf16":
-        return _on_cpu(bundle, precision, f"{host.gpu} is here, but bf16 was asked for, which is OpenVINO's")
+    if precision in ("bf16", "int8"):
+        return _on_cpu(bundle, precision, f"{host.gpu} is here, but {precision} was asked for, which is OpenVINO's")
     chosen = choose_plan(bundle, host, precision)
     if chosen.entry is not None:
         return Choice("tensorrt", chosen.entry.precision, chosen.reason, chosen.entry)

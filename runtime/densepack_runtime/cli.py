@@ -48,7 +48,7 @@ BundleArgument = Annotated[
 BackendOption = Annotated[str, typer.Option(help=f"Which backend runs it: {', '.join(BACKENDS)}.")]
 PrecisionOption = Annotated[
     ComputePrecision | None,
-    typer.Option(help="By default what the backend does best; bf16 is OpenVINO's.", show_default=False),
+    typer.Option(help="By default what the backend does best; bf16 and int8 are OpenVINO's.", show_default=False),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; by default the physical cores.", show_default=False)

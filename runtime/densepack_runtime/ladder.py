@@ -6,7 +6,6 @@ report = climb_from_recording(bundle, run)
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import ExitStack, closing
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from densepack_runtime.backends import Choice, has_provider, open_choice, open_p
 from densepack_runtime.bundle import REFERENCE_NAME, Bundle
 from densepack_runtime.engines import EngineEntry, Host, misfit
 from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
-from densepack_runtime.openvino_session import PRECISIONS, OpenVinoSession, computes_in_bfloat16
+from densepack_runtime.openvino_session import OpenVinoSession, openvino_precisions
 from densepack_runtime.parity import ParityReport, ParityRun, Rung
 from densepack_runtime.plan_check import check_corners
 from densepack_runtime.recorded_reference import RecordedReference
@@ -52,10 +51,8 @@ def open_rungs(bundle: Bundle, opened: ExitStack, threads: int | None = None, ho
 
 
 def _openvino_rungs(bundle: Bundle, opened: ExitStack, threads: int | None) -> list[Rung]:
-    if importlib.util.find_spec("openvino") is None:
-        return []
     rungs = []
-    for precision in PRECISIONS if computes_in_bfloat16() else PRECISIONS[:1]:
+    for precision in openvino_precisions():
         session = OpenVinoSession(bundle.graph(GRAPH_OF[precision]), precision=precision, threads=threads)
         opened.enter_context(closing(session))
         rungs.append(Rung(f"OpenVINO {precision.upper()}", session, precision))

@@ -1,8 +1,9 @@
-"""OpenVINO as a Session, on the CPU, in float32 or bfloat16.
+"""OpenVINO as a Session, on the CPU, in float32, bfloat16 or INT8.
 
     session = OpenVinoSession(bundle.graph("fp32"), precision="bf16", cache=folder)
 
-Its attention is one kernel, and it computes in bfloat16 where the processor can: that is what it is here for.
+Its attention is one kernel, and it computes in bfloat16 or INT8 where the processor can: that is what it is here for.
+All three run the float32 graph; INT8 is for products with weights, and what is left is bfloat16 where there is some.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from densepack_runtime.errors import BackendError, InputError, require
 from densepack_runtime.onnxruntime_session import physical_cores
+from densepack_runtime.openvino_int8 import GROUP_SIZE, multiplies_int8, with_int8_weights
 from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, ComputePrecision, Logits
 
-PRECISIONS: tuple[ComputePrecision, ...] = ("fp32", "bf16")
-_TYPES = {"fp32": "f32", "bf16": "bf16"}
+_PRECISIONS: tuple[ComputePrecision, ...] = ("fp32", "bf16", "int8")
 _TELEMETRY = "openvino_telemetry"
 
 
@@ -28,8 +30,8 @@ class OpenVinoSession:
     """Runs one ONNX file. `threads` counts CPU threads, by default the physical cores. Thread-safe.
 
     `cache` is a folder for what OpenVINO compiles for this processor: the next start is faster. Raises BackendError
-    when the file is missing, damaged or not a graph of densepack, or when the processor has no bfloat16;
-    MissingDependencyError without openvino; InputError for fewer than one thread.
+    when the file is missing, damaged or not a graph of densepack, or when the processor does not multiply in
+    `precision`; MissingDependencyError without openvino; InputError for fewer than one thread.
     """
 
     def __init__(
@@ -42,8 +44,8 @@ class OpenVinoSession:
     ) -> None:
         if threads is not None and threads < 1:
             raise InputError(f"threads must be at least 1, got {threads}")
-        if precision not in PRECISIONS:
-            raise BackendError(f"OpenVINO computes in {' or '.join(PRECISIONS)} here, not in {precision}")
+        if precision not in _PRECISIONS:
+            raise BackendError(f"OpenVINO computes in {', '.join(_PRECISIONS)}, not in {precision}")
         self._path = Path(path)
         self._lock = threading.Lock()
         self._request: Any = _compile(self._path, precision, threads or physical_cores(), cache).create_infer_request()
@@ -70,13 +72,15 @@ class OpenVinoSession:
             self._request = None
 
 
-def computes_in_bfloat16() -> bool:
-    """Whether OpenVINO is installed and this processor multiplies bfloat16 itself."""
+@cache
+def openvino_precisions() -> tuple[ComputePrecision, ...]:
+    """What OpenVINO computes in on this processor, fp32 first; nothing where it is not installed."""
     try:
         openvino = import_openvino()
     except ImportError:
-        return False
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return ()
+    bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("fp32", *(("bf16",) if bfloat16 else ()), *(("int8",) if multiplies_int8(openvino) else ()))
 
 
 def import_openvino() -> ModuleType:
@@ -103,22 +107,25 @@ def _compile(path: Path, precision: ComputePrecision, threads: int, cache: Path 
     if not path.is_file():
         raise BackendError(f"the ONNX file {path} is missing")
     core = openvino.Core()
-    if precision == "bf16" and not computes_in_bfloat16():
-        raise BackendError(
-            f"{core.get_property('CPU', 'FULL_DEVICE_NAME')} has no bfloat16 products: use --precision fp32"
-        )
+    able = openvino_precisions()
+    if precision not in able:
+        name = core.get_property("CPU", "FULL_DEVICE_NAME")
+        raise BackendError(f"{name} does not multiply in {precision}: use --precision {' or '.join(able)}")
     if cache is not None:
         core.set_property({"CACHE_DIR": str(cache)})
     options = {
-        "INFERENCE_PRECISION_HINT": _TYPES[precision],
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" or "bf16" not in able else "bf16",
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         # Pinned threads keep others off these cores, and those of another session would be pinned to the same ones.
         "ENABLE_CPU_PINNING": False,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP_SIZE if precision == "int8" else 0,
     }
     try:
         model = core.read_model(str(path))
         _check_tensors(model, path)
+        if precision == "int8":
+            with_int8_weights(openvino, model)
         return core.compile_model(model, "CPU", options)
     except RuntimeError as error:
         raise BackendError(f"OpenVINO cannot load {path}: {error}") from error

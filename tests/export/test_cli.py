@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import signal
@@ -17,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.gpus import nvidia_gpus
-from densepack_runtime.openvino_session import computes_in_bfloat16
+from densepack_runtime.openvino_session import openvino_precisions
 from densepack_runtime.squad import read_squad, sample_squad_path, score_predictions
 from tests.command_line import CommandLine
 from tests.conftest import BUNDLE_QUESTIONS
@@ -219,9 +218,7 @@ def test_eval_of_squad_2(densepack: CommandLine, default_bundle: Path, tmp_path:
 
 def openvino_rungs() -> list[str]:
     """The rungs that OpenVINO adds to a ladder here."""
-    if importlib.util.find_spec("openvino") is None:
-        return []
-    return ["OpenVINO FP32", *(["OpenVINO BF16"] if computes_in_bfloat16() else [])]
+    return [f"OpenVINO {precision.upper()}" for precision in openvino_precisions()]
 
 
 def test_parity_from_the_checkpoint_and_from_the_recording(
