@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, overload
@@ -17,6 +19,7 @@ from typing import Literal, Self, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from densepack_runtime.ahead import Ahead
 from densepack_runtime.answers import Answer, QuestionSpans, SpanRules, null_odds, span_candidates
 from densepack_runtime.batching import TOKEN_BUDGET, length_sorted_batches
 from densepack_runtime.console import progress_bar
@@ -29,7 +32,8 @@ from densepack_runtime.windows import Window, Windower
 Compat = Literal["transformers"]
 Pair = tuple[str, str]
 # Questions that are sorted by length and run together, and the windows that end a pool early when contexts are long:
-# what bounds the memory of a stream. It is read at most POOL_QUESTIONS + PAIRS_AT_ONCE questions ahead.
+# what bounds the memory of a stream. While one pool is computed, the next one is tokenised: the stream is read at most
+# 2 * POOL_QUESTIONS + PAIRS_AT_ONCE questions ahead.
 POOL_QUESTIONS = 1024
 POOL_WINDOWS = 4096
 
@@ -150,7 +154,8 @@ class QuestionAnswerer:
             rules = replace(rules, n_best=max(rules.n_best, count))
         else:
             rules = replace(rules, top_k=count)
-        [answers] = self._ranked([(question, context)], rules)
+        [pool] = self._pools([(question, context)])
+        [answers] = self._ranked(pool, self._run(pool), rules)
         if isinstance(answers, InputError):
             raise answers
         return answers[:count]
@@ -180,11 +185,11 @@ class QuestionAnswerer:
     ) -> Iterator[Answer | InputError]:
         """The best answer to each (question, context), in input order; memory does not grow with the stream.
 
-        The stream is read up to 1,088 questions ahead, fewer when contexts are long. `progress` shows a bar on stderr.
+        The stream is read up to 2,112 questions ahead, fewer when contexts are long. `progress` shows a bar on stderr.
         A pair that cannot be used raises InputError; with `on_error="yield"` the error comes in its place and the rest
         goes on (an InputError among the pairs is passed through).
         """
-        for answers in self._with_progress(self._ranked(pairs, self._rules(compat)), pairs, progress):
+        for answers in self._with_progress(self._stream(pairs, self._rules(compat)), pairs, progress):
             if isinstance(answers, InputError):
                 if on_error == "raise":
                     raise answers
@@ -209,7 +214,7 @@ class QuestionAnswerer:
             rules = replace(rules, null_threshold=0.0)
         pairs = [(question.question, question.context) for question in dataset.questions]
         predictions = SquadPredictions({}, {})
-        found = self._with_progress(self._ranked(pairs, rules), pairs, progress)
+        found = self._with_progress(self._stream(pairs, rules), pairs, progress)
         for question, answers in zip(dataset.questions, found, strict=True):
             if isinstance(answers, InputError):
                 raise InputError(f"question {question.id!r}: {answers}") from answers
@@ -235,15 +240,32 @@ class QuestionAnswerer:
                 yield answers
                 advance(1)
 
-    def _ranked(
+    def _stream(
         self, pairs: Iterable[Pair | InputError], rules: SpanRules | PipelineRules
     ) -> Iterator[list[Answer] | InputError]:
-        """The ranked answers to each pair, or the InputError that it gave."""
-        for pool in self._pools(pairs):
-            if isinstance(rules, SpanRules):
-                yield from self._span_answers(pool, rules)
-            else:
-                yield from self._pipeline_answers(pool, rules)
+        """The ranked answers to each pair, or the InputError that it gave.
+
+        A thread runs the model; this one tokenises the next pool and ranks the answers of the last batch meanwhile.
+        """
+        under_way: deque[tuple[_Pool, Ahead[tuple[Batch, Logits]]]] = deque()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="densepack-model") as worker:
+            try:
+                for pool in chain(self._pools(pairs), [None]):
+                    if pool is not None:
+                        under_way.append((pool, Ahead(worker, self._run(pool))))
+                    if len(under_way) > 1 or (under_way and pool is None):
+                        yield from self._ranked(*under_way[0], rules)
+                        under_way.popleft()
+            finally:  # an error, or nobody wants the rest
+                for _, computed in under_way:
+                    computed.close()
+
+    def _ranked(
+        self, pool: _Pool, computed: Iterator[tuple[Batch, Logits]], rules: SpanRules | PipelineRules
+    ) -> Iterator[list[Answer] | InputError]:
+        if isinstance(rules, SpanRules):
+            return self._span_answers(pool, computed, rules)
+        return self._pipeline_answers(pool, computed, rules)
 
     def _pools(self, pairs: Iterable[Pair | InputError]) -> Iterator[_Pool]:
         """The questions with their windows, in input order, in pools of bounded size."""
@@ -280,18 +302,22 @@ class QuestionAnswerer:
         for logits in self.session.run_many(batches()):
             yield under_way.popleft(), logits
 
-    def _span_answers(self, pool: _Pool, rules: SpanRules) -> Iterator[list[Answer] | InputError]:
+    def _span_answers(
+        self, pool: _Pool, computed: Iterator[tuple[Batch, Logits]], rules: SpanRules
+    ) -> Iterator[list[Answer] | InputError]:
         questions = [QuestionSpans() for _ in pool.results]
-        for batch, logits in self._run(pool):
+        for batch, logits in computed:
             candidates = span_candidates(batch, logits, rules)
             for row, window in enumerate(batch.windows):
                 questions[window.example - pool.first].add(window, candidates, row)
         for question, context, result in zip(questions, pool.contexts, pool.results, strict=True):
             yield result if isinstance(result, InputError) else question.ranked(context, rules)
 
-    def _pipeline_answers(self, pool: _Pool, rules: PipelineRules) -> Iterator[list[Answer] | InputError]:
+    def _pipeline_answers(
+        self, pool: _Pool, computed: Iterator[tuple[Batch, Logits]], rules: PipelineRules
+    ) -> Iterator[list[Answer] | InputError]:
         logits_of: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
-        for batch, logits in self._run(pool):
+        for batch, logits in computed:
             for row, window in enumerate(batch.windows):
                 key = (window.example, window.first_token)
                 logits_of[key] = (logits.start[row, : window.length], logits.end[row, : window.length])

@@ -133,7 +133,53 @@ def test_an_endless_stream_is_read_a_bounded_way_ahead(
 
     for given, _ in enumerate(itertools.islice(answerer.answer_many(counted()), 1000), start=1):
         furthest = max(furthest, read - given)
-    assert furthest <= 100 + PAIRS_AT_ONCE
+    assert furthest <= 2 * 100 + PAIRS_AT_ONCE
+
+
+def test_the_next_pool_is_tokenised_while_the_model_runs(windower: Windower, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model waits in its first batch until the stream has been read beyond the first pool."""
+    monkeypatch.setattr(module, "POOL_QUESTIONS", 64)
+    beyond = threading.Event()
+
+    class Waiting(FakeSession):
+        def run(self, batch: Batch) -> Logits:
+            assert beyond.wait(20), "nobody read on"
+            return super().run(batch)
+
+    def pairs() -> Iterator[tuple[str, str]]:
+        for number, pair in enumerate(numbered(200)):
+            if number >= 64:
+                beyond.set()
+            yield pair
+
+    answers = list(QuestionAnswerer(Waiting(), windower).answer_many(pairs()))
+    assert all(map(same, answers, QuestionAnswerer(FakeSession(), windower).answer_many(numbered(200))))
+
+
+def test_a_stream_that_nobody_reads_on_stops_the_model(windower: Windower, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POOL_QUESTIONS", 64)
+    session = FakeSession()
+    answers = QuestionAnswerer(session, windower, token_budget=64).answer_many(numbered())
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    ran = len(session.shapes)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("densepack-model")]
+    assert len(session.shapes) == ran <= 128
+
+
+def test_an_error_of_the_model_is_raised_to_the_reader(windower: Windower, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "POOL_QUESTIONS", 64)
+
+    class Breaking(FakeSession):
+        def run(self, batch: Batch) -> Logits:
+            if len(self.shapes) == 3:
+                raise BackendError("the GPU fell off")
+            return super().run(batch)
+
+    answers = QuestionAnswerer(Breaking(), windower, token_budget=512).answer_many(numbered(300))
+    with pytest.raises(BackendError, match="the GPU fell off"):
+        list(answers)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("densepack-model")]
 
 
 def test_long_contexts_end_a_pool_early(answerer: QuestionAnswerer, monkeypatch: pytest.MonkeyPatch) -> None:
