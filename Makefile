@@ -9,7 +9,7 @@ endif
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 CHECKPOINT ?=
 
-.PHONY: help setup demo test check seed-check gpu-check clean
+.PHONY: help setup demo test check docs peers seed-check gpu-check clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -34,6 +34,12 @@ check: setup     ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: setup      ## write the tables of README and docs again, from the result files
+	$(BIN)/python docs/regenerate.py
+
+peers: setup     ## densepack beside transformers 4.57, nn_pruning, optimum-onnx, PyTorch [SQUAD= QUESTIONS= ROUNDS=]
+	$(MAKE) -C tests/peers speed PYTHON=$(PYTHON) OURS=$(abspath $(BIN))/python
+
 seed-check: setup  ## prove the published model end to end: make seed-check [CHECKPOINT=folder] [SQUAD=dev-v1.1.json]
 	$(BIN)/python -m densepack_export.seed_check $(CHECKPOINT) $(if $(SQUAD),--squad $(SQUAD))
 
@@ -44,4 +50,4 @@ gpu-check:       ## on a host with an NVIDIA GPU: test, build, prove, measure; o
 	.venv-gpu/bin/python -m densepack_export.gpu_check models/checkpoints/default $(if $(SQUAD),--squad $(SQUAD)) --out gpu-check.json
 
 clean:           ## remove the environment, the demo and caches
-	rm -rf $(VENV) .venv-gpu demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-gpu .venv-peers .peers demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
