@@ -174,11 +174,18 @@ class PackedBertForQuestionAnswering(nn.Module):
 
     def typed_fp16(self) -> PackedBertForQuestionAnswering:
         """A copy with float16 products and embeddings and float32 norms, softmax and logits."""
+        return self._typed(torch.float16)
+
+    def typed_bf16(self) -> PackedBertForQuestionAnswering:
+        """The same with bfloat16 in place of float16."""
+        return self._typed(torch.bfloat16)
+
+    def _typed(self, dtype: torch.dtype) -> PackedBertForQuestionAnswering:
         typed = copy.deepcopy(self)
         for module in typed.modules():
-            if not isinstance(module, nn.LayerNorm | NoNorm):  # never rounded: going through float16 would lose bits
+            if not isinstance(module, nn.LayerNorm | NoNorm):  # never rounded: going through 16 bits would lose some
                 for parameter in module.parameters(recurse=False):
-                    parameter.data = parameter.data.half()
+                    parameter.data = parameter.data.to(dtype)
         return typed
 
 

@@ -6,7 +6,10 @@ logits = session.run(batch)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
@@ -20,16 +23,23 @@ from densepack_runtime.session import Batch, Logits
 class TorchSession:
     """Runs a module without gradients and returns float32 logits.
 
-    `threads` sets PyTorch's threads, which are those of the whole process. The module is not copied.
+    `threads` sets PyTorch's threads, which are those of the whole process. The module is not copied. `compiled` runs it
+    through torch.compile with its defaults: calls with new shapes take long, until they are compiled. Raises
+    BackendError for a GPU that is not there, and when it shall be compiled and there is no C++ compiler.
     """
 
-    def __init__(self, module: nn.Module, *, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, module: nn.Module, *, device: str = "cpu", threads: int | None = None, compiled: bool = False
+    ) -> None:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise BackendError(f"device {device!r} was asked for and PyTorch sees no CUDA GPU: use device='cpu'")
         if threads is not None:
             torch.set_num_threads(threads)
         self._device = device
-        self._module: nn.Module | None = module.eval().to(device)
+        module = module.eval().to(device)
+        if compiled:
+            _need_compiler()
+        self._module: Callable[..., tuple[Tensor, Tensor]] | None = torch.compile(module) if compiled else module
 
     def run(self, batch: Batch) -> Logits:
         """Logits of one batch. Raises BackendError when the session is closed."""
@@ -47,6 +57,17 @@ class TorchSession:
     def close(self) -> None:
         """Let the module go."""
         self._module = None
+
+
+def _need_compiler() -> None:
+    """PyTorch would only find out in the first call, and tell it in a long traceback."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX") or usual
+    if shutil.which(compiler) is None:
+        raise BackendError(
+            f"torch.compile needs a C++ compiler and {compiler} is not here: install it, name another one in the "
+            "environment variable CXX, or run the module as it is"
+        )
 
 
 def _to_numpy(logits: Tensor) -> NDArray[np.float32]:

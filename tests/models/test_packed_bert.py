@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +23,8 @@ from tests.models.tiny_checkpoints import tiny_checkpoint
 FP64_TOLERANCE = 1e-10
 # Half of the tiny model's logits (about 10) have a spacing of 8e-3; a few roundings on the way add up.
 FP16_TOLERANCE = 0.1
+# The same float32 sums in another order; logits are about 10.
+COMPILED_TOLERANCE = 1e-4
 
 
 def make_inputs(rows: int = 3, length: int = 11, vocabulary: int = 50) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,8 +76,10 @@ def test_a_fully_masked_row_gives_numbers() -> None:
     assert start.isfinite().all()
 
 
-def test_typed_fp16_has_half_products_in_float_islands(tiny_structure: Structure) -> None:
-    half = PackedBertForQuestionAnswering(tiny_structure).typed_fp16()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_typed_modules_have_half_products_in_float_islands(tiny_structure: Structure, dtype: torch.dtype) -> None:
+    packed = PackedBertForQuestionAnswering(tiny_structure)
+    half = packed.typed_fp16() if dtype is torch.float16 else packed.typed_bf16()
     seen: dict[str, torch.dtype] = {}
     for name, module in half.named_modules():
         if isinstance(module, nn.Linear | nn.LayerNorm | NoNorm | nn.Embedding):
@@ -85,7 +90,7 @@ def test_typed_fp16_has_half_products_in_float_islands(tiny_structure: Structure
     norms = {name for name in seen if "norm" in name}
     assert norms
     assert all(seen[name] == torch.float32 for name in norms)
-    assert all(dtype == torch.float16 for name, dtype in seen.items() if name not in norms)
+    assert all(found == dtype for name, found in seen.items() if name not in norms)
 
 
 def test_typed_fp16_is_close_and_leaves_the_original_alone() -> None:
@@ -144,3 +149,18 @@ def test_closed_torch_session_refuses_to_run() -> None:
 def test_missing_device_is_an_error() -> None:
     with pytest.raises(BackendError, match="'cuda' was asked for"):
         TorchSession(pack(tiny_checkpoint()), device="cuda")
+
+
+def test_compiling_without_a_compiler_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(BackendError, match=r"torch\.compile needs a C\+\+ compiler and no-such-compiler is not here"):
+        TorchSession(pack(tiny_checkpoint()), compiled=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's own making
+def test_a_compiled_session_gives_the_same_logits() -> None:
+    packed = pack(tiny_checkpoint())
+    expected, found = TorchSession(packed).run(make_batch()), TorchSession(packed, compiled=True).run(make_batch())
+    assert np.abs(expected.start - found.start).max() < COMPILED_TOLERANCE
