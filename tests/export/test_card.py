@@ -53,6 +53,7 @@ def measured(tmp_path: Path) -> dict[str, Path]:
             "ratios": [ratio],
             "hardware": {"cores": 2, "processor": "a processor"},
             "versions": {"onnxruntime": "1.32.0"},
+            "squad": {"file": "dev.json", "questions": 1000, "ratios": [{**ratio, "median": 2.25}]},
         },
         "trade-offs": [
             {"name": n, "linear_density": d, "heads": h, "exact_match": 70.0, "f1": f, "speed_up": s}
@@ -90,6 +91,7 @@ def test_a_card_says_what_was_measured(densepack: CommandLine, folder: Path, mea
         "# A model\n\nFrom a *teacher*.",
         "| change | -0.75 | -0.38 |",
         "| 8 x 384 | p against d | 2.50 | 2.40 to 2.60 | 3.00 |",
+        "| dev.json, 1,000 questions | p against d | 2.25 | 2.40 to 2.60 | 3.00 |",
         "on 2 cores of a processor, onnxruntime 1.32.0",
         "densepack prune a b --teacher a\ndensepack fill b c --teacher a",
         "| prune | 30 | 64 | 40.0 % | 40 |",

@@ -148,21 +148,25 @@ def _units(structure: Any) -> int:
 def _speed(facts: CardFacts) -> str:
     if facts.benchmark is None:
         return ""
+    found = [(f"{row['batch']} x {row['length']}", row) for row in facts.benchmark["ratios"]]
+    if "squad" in facts.benchmark:
+        squad = facts.benchmark["squad"]
+        found += [(f"{squad['file']}, {squad['questions']:,} questions", row) for row in squad["ratios"]]
     rows = [
         (
-            f"{row['batch']} x {row['length']}",
+            what,
             f"{row['side']} against {row['base']}",
             f"{row['median']:.2f}",
             f"{row['min']:.2f} to {row['max']:.2f}",
             f"{row['flop_limit']:.2f}",
         )
-        for row in facts.benchmark["ratios"]
+        for what, row in found
     ]
     where = facts.benchmark["hardware"]
     versions = facts.benchmark["versions"]
-    names = [f"{name} {versions[name]}" for name in ("onnxruntime", "torch") if versions.get(name)]
+    names = [f"{name} {versions[name]}" for name in ("onnxruntime", "openvino", "torch") if versions.get(name)]
     told = f"Measured with `densepack bench` on {where['cores']} cores of {where['processor']}, {', '.join(names)}:"
-    return f"{told}\n\n{table(('windows x tokens', 'sides', 'times as fast', 'range', 'FLOP limit'), rows)}"
+    return f"{told}\n\n{table(('windows x tokens, or file', 'sides', 'times as fast', 'range', 'FLOP limit'), rows)}"
 
 
 def _training(facts: CardFacts) -> str:
