@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from densepack_export import card_cli, engine_cli, prune_cli  # noqa: F401  # their commands
+from densepack_export import bench_cli, card_cli, engine_cli, prune_cli  # noqa: F401  # their commands
 from densepack_export.story import Story
 from densepack_runtime.allocator import keep_freed_memory
 from densepack_runtime.bundle import PARITY_NAME, Bundle, edit_bundle
@@ -301,48 +301,6 @@ def _climb_from_checkpoint(bundle: Bundle, run: ParityRun, source: str, threads:
     from densepack_models.checkpoint import load_checkpoint
 
     return climb_from_checkpoint(bundle, run, load_checkpoint(source), threads=threads)
-
-
-@app.command()
-def bench(
-    sides: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SIDE [SIDE…]",
-            help="SOURCE[@VARIANT]: a bundle, a checkpoint or `seed`; packed, dense, each also -fp16 or -torch.",
-        ),
-    ],
-    batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
-    lengths: Annotated[str, typer.Option(help="Window lengths in tokens, separated by commas.")] = "128,384",
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
-    threads: ThreadsOption = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the JSON document here.", show_default=False)] = None,
-    json_output: JsonOption = False,
-) -> None:
-    """Latency side by side, in interleaved rounds; every side is compared with the first.
-
-    Example: densepack bench seed@dense seed@packed --batches 8 --lengths 384
-    """
-    _need_torch()
-    from densepack_export.bench_sides import open_side
-    from densepack_runtime.benchmark import Cell, latency_table, ratio_table, run_benchmark, steps
-
-    cells = [Cell(batch, length) for batch in engine_cli.numbers(batches) for length in engine_cli.numbers(lengths)]
-    with ExitStack() as opened:
-        contestants = [open_side(text, opened, threads) for text in sides]
-        with progress_bar("benchmark", steps(len(contestants), len(cells), rounds)) as advance:
-            document = run_benchmark(
-                contestants, cells, rounds=rounds, on_step=lambda text: advance(1, description=text)
-            )
-    if out is not None:
-        write_text_atomic(out, json.dumps(document, indent=1) + "\n")
-        tell(f"wrote {out}")
-    if json_output:
-        print_json(document)
-        return
-    print_table("latency", *latency_table(document))
-    if len(contestants) > 1:
-        print_table(f"compared with {contestants[0].name}", *ratio_table(document))
 
 
 def _store(bundle: Bundle, report: ParityReport) -> None:

@@ -16,7 +16,7 @@ from densepack_export.build import BuildOptions, BuildResult, build_bundle
 from densepack_export.cli import show_parity
 from densepack_export.story import Story
 from densepack_runtime.allocator import keep_freed_memory
-from densepack_runtime.benchmark import Cell, run_benchmark, steps
+from densepack_runtime.benchmark import Cell, Settings, latency_steps, run_benchmark
 from densepack_runtime.console import print_table, progress_bar, run_command_line, tell
 from densepack_runtime.question_answerer import QuestionAnswerer
 from densepack_runtime.squad import read_squad, sample_squad_path
@@ -67,9 +67,10 @@ def _answer(bundle: Path) -> list[tuple[str, str, str]]:
 
 
 def _measure(bundle: Path) -> dict[str, Any]:
-    with ExitStack() as opened, progress_bar("speed", steps(2, len(CELLS), 5)) as advance:
+    settings = Settings()
+    with ExitStack() as opened, progress_bar("speed", latency_steps(2, len(CELLS), settings)) as advance:
         sides = [open_side(f"{bundle}@{variant}", opened, None) for variant in ("dense", "packed")]
-        return run_benchmark(sides, CELLS, rounds=5, on_step=lambda text: advance(1, description=text))
+        return run_benchmark(sides, CELLS, settings, lambda text: advance(1, description=text))
 
 
 def _model_rows(result: BuildResult) -> list[tuple[str, str]]:

@@ -143,7 +143,7 @@ def _measure() -> dict[str, Any]:
     names = [f"seed@{shape}-{kind}" for kind in ("tensorrt", "cuda", "torch-cuda") for shape in ("dense", "packed")]
     with ExitStack() as opened:
         sides = [open_side(name, opened, None) for name in names]
-        document = run_benchmark(sides, CELLS, rounds=5, on_step=tell)
+        document = run_benchmark(sides, CELLS, on_step=tell)
     return {"benchmark": document}
 
 

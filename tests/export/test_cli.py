@@ -264,20 +264,6 @@ def test_doctor(densepack: CommandLine, default_bundle: Path) -> None:
     assert "would open" in densepack("doctor", default_bundle).out
 
 
-def test_bench(densepack: CommandLine, default_bundle: Path, tmp_path: Path) -> None:
-    sides = (f"{default_bundle}@dense-torch", f"{default_bundle}@packed")
-    outcome = densepack(
-        "bench", *sides, "--batches", "1", "--lengths", "16,32", "--rounds", "2", "--out", tmp_path / "b.json", "--json"
-    )
-    assert outcome.code == 0, outcome.err
-    document = json.loads(outcome.out)
-    assert document == json.loads((tmp_path / "b.json").read_text())
-    assert [(row["batch"], row["length"]) for row in document["ratios"]] == [(1, 16), (1, 32)]
-    assert document["sides"][0]["cost"]["per_token"] > 2 * document["sides"][1]["cost"]["per_token"]
-    [line] = densepack("bench", f"{default_bundle}@fast").error_lines
-    assert line.startswith(f"error: unknown variant 'fast' in '{default_bundle}@fast'; known: packed, dense, ")
-
-
 # --- bad input to a build --------------------------------------------------------------------------------------------
 
 
