@@ -13,16 +13,7 @@ from torch import Tensor
 
 from densepack_models.checkpoint import Checkpoint
 from densepack_models.packing import analyse
-from densepack_models.structure import Structure
-
-MATRICES = {
-    "query": "attention.self.query.weight",
-    "key": "attention.self.key.weight",
-    "value": "attention.self.value.weight",
-    "output": "attention.output.dense.weight",
-    "FFN in": "intermediate.dense.weight",
-    "FFN out": "output.dense.weight",
-}
+from densepack_models.structure import MATRICES, Structure
 
 
 @dataclass(frozen=True, slots=True)

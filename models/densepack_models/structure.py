@@ -19,6 +19,16 @@ from densepack_runtime.errors import CheckpointError
 
 STRUCTURE_SCHEMA = 1
 
+# The weight matrices of a layer, by the name in transformers.
+MATRICES = {
+    "query": "attention.self.query.weight",
+    "key": "attention.self.key.weight",
+    "value": "attention.self.value.weight",
+    "output": "attention.output.dense.weight",
+    "FFN in": "intermediate.dense.weight",
+    "FFN out": "output.dense.weight",
+}
+
 Activation = Literal["gelu", "gelu_new", "relu"]
 LayerNormType = Literal["layer_norm", "no_norm"]
 Positions = Literal["original", "stored"]

@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from densepack_export.card import gather
-from densepack_export.card.plots import block_map
+from densepack_export.plots.matrices import block_map
 from densepack_runtime.errors import InputError
 from tests.command_line import CommandLine
 
@@ -121,16 +121,19 @@ def test_pictures_hold_what_they_show(densepack: CommandLine, folder: Path) -> N
     assert densepack("card", folder).code == 0
     facts = gather(folder)
     density = ElementTree.parse(folder / "density.svg").getroot()
-    by_id = {element.get("id"): element for element in density.iter() if element.get("id")}
+    bars = {element.get("data-matrix"): element for element in density.iter() if element.get("class") == "matrix-bar"}
+    details = {element.get("data-matrix") for element in density.iter() if element.get("class") == "matrix-detail"}
     style = next(density.iter(f"{SVG}style"))
     for layer in range(6):
         for place, name in enumerate(("query", "key", "value", "output", "FFN in", "FFN out")):
             share = 100 * facts.inspection.layers[layer].densities[name]
-            title = by_id[f"bar-{layer}-{place}"].find(f"{SVG}title")
+            key = f"{layer}-{place}"
+            title = bars[key].find(f"{SVG}title")
             assert title is not None
             assert title.text == f"layer {layer}, {name}: {share:.1f} %"
-            assert f"detail-{layer}-{place}" in by_id
-            assert f"svg:has(#bar-{layer}-{place}:hover) #detail-{layer}-{place} " in (style.text or "")
+            assert key in details
+            rule = f'svg:has(.matrix-bar[data-matrix="{key}"]:hover) .matrix-detail[data-matrix="{key}"]'
+            assert rule in (style.text or "")
     heads = "".join(ElementTree.parse(folder / "heads.svg").getroot().itertext())
     assert "44 heads left, 28 of 72 removed" in heads
     once = (folder / "density.svg").read_bytes()

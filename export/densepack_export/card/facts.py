@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from densepack_export.measurements import read_measurement
+from densepack_export.plots.speed import TradeOff
 from densepack_models.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.inspection import Inspection, inspect
 from densepack_runtime.errors import InputError
@@ -32,20 +34,8 @@ class Evaluation:
 
     @classmethod
     def read(cls, path: Path) -> Evaluation:
-        document = _read_json(path, ("squad", "exact_match", "f1", "count"))
+        document = read_measurement(path, ("squad", "exact_match", "f1", "count"))
         return cls(**{name: document[name] for name in ("squad", "exact_match", "f1", "count")})
-
-
-@dataclass(frozen=True, slots=True)
-class TradeOff:
-    """One density of the trade-off: what is left, what it scores, and how many times as fast it is."""
-
-    name: str
-    linear_density: float
-    heads: int
-    exact_match: float
-    f1: float
-    speed_up: float | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +79,7 @@ def gather(
         log=training_rows(folder),
         evaluation=None if evaluation is None else Evaluation.read(evaluation),
         original=None if original is None else Evaluation.read(original),
-        benchmark=None if benchmark is None else _read_json(benchmark, ("ratios", "hardware", "versions")),
+        benchmark=None if benchmark is None else read_measurement(benchmark, ("ratios", "hardware", "versions")),
         trade_offs=() if trade_offs is None else read_trade_offs(trade_offs),
     )
 
@@ -98,7 +88,7 @@ def training_stages(folder: Path) -> list[dict[str, Any]]:
     """The records of the stages that made a checkpoint, first one first; empty for one that was not trained here."""
     path = folder / TRAINING_RECORD
     stages: list[dict[str, Any]] = []
-    record = _read_json(path, ("command",)) if path.is_file() else None
+    record = read_measurement(path, ("command",)) if path.is_file() else None
     while record is not None:
         stages.insert(0, record)
         record = record.get("before")
@@ -121,14 +111,3 @@ def read_trade_offs(path: Path) -> tuple[TradeOff, ...]:
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path} is not a list of trade-offs: {error}") from error
     return tuple(sorted(entries, key=lambda entry: -entry.linear_density))
-
-
-def _read_json(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from error
-    missing = [name for name in needed if not isinstance(document, dict) or name not in document]
-    if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)}: was it written by densepack?")
-    return dict(document)
