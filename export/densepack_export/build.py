@@ -1,4 +1,4 @@
-"""The whole way from a checkpoint to a checked bundle: pack, export, range gate, plan, parity.
+"""The whole way from a checkpoint to a checked bundle: pack, export, range gate, plan, parity, report.
 
     result = build_bundle("checkpoint/", Path("bundle/"), BuildOptions(squad=read_squad(path)))
     result.bundle.folder, result.parity.passed
@@ -16,6 +16,7 @@ from pathlib import Path
 from densepack_export.engine_build import EngineRequest, build_into
 from densepack_export.onnx_export import OnnxExport, export_onnx
 from densepack_export.range_gate import RangeReport, measure_fp16_ranges
+from densepack_export.report.writing import refresh_report
 from densepack_export.story import Story
 from densepack_export.verify import climb_from_checkpoint
 from densepack_models.checkpoint import Checkpoint, load_checkpoint
@@ -87,6 +88,7 @@ def build_bundle(source: str | Path, folder: Path, options: BuildOptions, story:
         ranges = _check_ranges(packed, draft, run, story)
         engine = _build_plan(draft, options, story)
         parity = _check_parity(checkpoint, packed, draft, run, options.threads, story) if options.parity else None
+        refresh_report(draft, folder.name, story.tell, options.squad)
     bundle = Bundle(folder, draft.manifest)
     return BuildResult(bundle, packing, exports, ranges, engine, parity)
 

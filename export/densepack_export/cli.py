@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from densepack_export import bench_cli, card_cli, engine_cli, prune_cli  # noqa: F401  # their commands
+from densepack_export import bench_cli, card_cli, engine_cli, prune_cli, report_cli  # noqa: F401  # their commands
+from densepack_export.report.writing import refresh_report
 from densepack_export.story import Story
 from densepack_runtime.allocator import keep_freed_memory
 from densepack_runtime.bundle import PARITY_NAME, Bundle, edit_bundle
@@ -41,6 +42,7 @@ from densepack_runtime.parity import (
     worst_rows,
 )
 from densepack_runtime.session import Precision
+from densepack_runtime.squad import SquadDataset
 
 CheckpointArgument = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder, or a model id on the Hugging Face hub.")
@@ -182,7 +184,7 @@ def build(
     overwrite: OverwriteOption = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Pack, export, build the engine, check parity: from a checkpoint to a bundle.
+    """Pack, export, build the engine, check parity, write the report: from a checkpoint to a bundle.
 
     Example: densepack build models/checkpoints/default bundle --squad dev-v1.1.json
     """
@@ -253,7 +255,7 @@ def parity_command(
         else:
             report = _climb_from_checkpoint(opened, run, checkpoint, threads)
     if write:
-        _store(opened, report)
+        _store(opened, report, dataset)
     if json_output:
         print_json(report.as_dict())
     else:
@@ -303,11 +305,12 @@ def _climb_from_checkpoint(bundle: Bundle, run: ParityRun, source: str, threads:
     return climb_from_checkpoint(bundle, run, load_checkpoint(source), threads=threads)
 
 
-def _store(bundle: Bundle, report: ParityReport) -> None:
+def _store(bundle: Bundle, report: ParityReport, dataset: SquadDataset) -> None:
     with edit_bundle(bundle) as draft:
         text = json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n"
         write_text_atomic(draft.path(PARITY_NAME), text)
         draft.manifest = replace(draft.manifest, parity=parity_entry(report))
+        refresh_report(draft, bundle.folder.resolve().name, tell, dataset)
     tell(f"stored the verdict in {bundle.folder}")
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 from densepack_export.engine import Attention, BuiltEngine, EngineSettings, build_engine, choose_flavour
 from densepack_export.engine_audit import PrecisionProof
+from densepack_export.report.writing import refresh_report
 from densepack_export.story import Story
 from densepack_runtime.bundle import (
     ENGINES_FOLDER,
@@ -79,6 +80,7 @@ def add_engine(bundle: Bundle, request: EngineRequest, story: Story) -> EngineEn
         entry = build_into(draft, request, story)
         entry = _checked(draft, entry, story)
         draft.manifest = replace(draft.manifest, engines=_with(draft.manifest.engines, entry))
+        refresh_report(draft, bundle.folder.resolve().name, story.tell)
     return entry
 
 

@@ -2,6 +2,7 @@
 
     bundle.json       the manifest: hash and size of every other file, the model, its tensors, its engines, the verdict
     tokenizer.json    model.onnx (FP32)    model.fp16.onnx    engines/*.plan    reference.npz    parity.json
+    report.html
 
 A bundle is written to a temporary folder and renamed last, so it is there whole or not at all. Opening one checks
 every file against the manifest, and the manifest against its own checksum; all faults are named in one BundleError.
@@ -33,6 +34,7 @@ MANIFEST_SCHEMA = 1
 ONNX_NAMES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 REFERENCE_NAME = "reference.npz"
 PARITY_NAME = "parity.json"
+REPORT_NAME = "report.html"
 ENGINES_FOLDER = "engines"
 TIMING_CACHE_NAME = "timing.cache"
 

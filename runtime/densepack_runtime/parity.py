@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -137,6 +137,29 @@ class ParityReport:
 
     def as_dict(self) -> dict[str, Any]:
         return {"kind": PARITY_KIND, "schema": PARITY_SCHEMA, "passed": self.passed, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> ParityReport:
+        """Read what `as_dict` wrote. Raises InputError when it was written by something else."""
+        kind, schema = record.get("kind"), record.get("schema")
+        if (kind, schema) != (PARITY_KIND, PARITY_SCHEMA):
+            raise InputError(
+                f"a parity report of kind {kind!r} and schema {schema!r} cannot be read: check parity again"
+            )
+        try:
+            rungs = tuple(
+                RungReport(
+                    **{
+                        **rung,
+                        "failures": tuple(rung["failures"]),
+                        "worst": tuple(QuestionDifference(**question) for question in rung["worst"]),
+                    }
+                )
+                for rung in record["rungs"]
+            )
+            return cls(record["squad_name"], record["squad_sha256"], rungs)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"the parity report cannot be read ({error!r}): check parity again") from error
 
     def with_rung(self, rung: RungReport) -> ParityReport:
         """This ladder with one rung more."""

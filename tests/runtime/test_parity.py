@@ -243,3 +243,16 @@ def test_a_damaged_recording_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "reference.npz").write_bytes(b"not a zip")
     with pytest.raises(BundleError, match="cannot be read"):
         RecordedReference.load(tmp_path / "reference.npz")
+
+
+def test_a_report_survives_its_json(run: ParityRun) -> None:
+    rungs = [Rung("reference", TokenSession()), Rung("rung", TokenSession(swapped), "fp16"), Rung("plan", None, "fp16")]
+    report = climb(run, rungs)
+    assert ParityReport.from_dict(json.loads(json.dumps(report.as_dict()))) == report
+
+
+def test_other_documents_are_no_parity_reports() -> None:
+    with pytest.raises(InputError, match="of kind 'x' and schema None cannot be read"):
+        ParityReport.from_dict({"kind": "x"})
+    with pytest.raises(InputError, match=r"cannot be read \(KeyError\('rungs'\)\)"):
+        ParityReport.from_dict({"kind": "densepack parity", "schema": 1})
