@@ -8,6 +8,7 @@ All three run the float32 graph; INT8 is for products with weights, and what is 
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,9 @@ from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, ComputeP
 
 _PRECISIONS: tuple[ComputePrecision, ...] = ("fp32", "bf16", "int8")
 _TELEMETRY = "openvino_telemetry"
+# oneTBB loads a library so that it sees glibc's `free` but memory of a preloaded allocator (tcmalloc, jemalloc), and the
+# process ends; this switch makes it load that library like any other (uxlfoundation/oneTBB issue 1645).
+_SHARED_ALLOCATOR = ("TBB_ENABLE_SANITIZERS", "1")
 
 
 class OpenVinoSession:
@@ -85,6 +89,7 @@ def openvino_precisions() -> tuple[ComputePrecision, ...]:
 
 def import_openvino() -> ModuleType:
     """OpenVINO without its telemetry. Raises MissingDependencyError when it is not installed."""
+    os.environ.setdefault(*_SHARED_ALLOCATOR)
     with _without_module(_TELEMETRY):
         return require("openvino", "openvino")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.openvino_int8 import quantised
 from densepack_runtime.openvino_session import OpenVinoSession, openvino_precisions
 from densepack_runtime.session import Batch, ComputePrecision, Session
+from tests.conftest import REPOSITORY
 from tests.runtime.test_onnxruntime_session import LEAK_MIB, make_batch, save_graph
 
 pytest.importorskip("openvino", reason="openvino is not installed")
@@ -201,6 +203,29 @@ def test_without_the_package(graph: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'densepack\[openvino\]'"):
         OpenVinoSession(graph)
+
+
+@pytest.mark.parametrize("name", ["tcmalloc_minimal", "jemalloc"])
+def test_it_runs_under_another_allocator(graph: Path, name: str) -> None:
+    library = ctypes.util.find_library(name)
+    if library is None:
+        pytest.skip(f"{name} is not installed")
+    code = f"""
+from densepack_runtime.openvino_session import OpenVinoSession
+from tests.runtime.test_onnxruntime_session import make_batch
+print(OpenVinoSession({str(graph)!r}).run(make_batch(2, 8)).start.shape)
+"""
+    environment = {**os.environ, "LD_PRELOAD": library}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "(2, 8)\n"), done.stderr
 
 
 def test_its_telemetry_stays_out(graph: Path) -> None:
