@@ -25,8 +25,8 @@ from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, ComputeP
 
 _PRECISIONS: tuple[ComputePrecision, ...] = ("fp32", "bf16", "int8")
 _TELEMETRY = "openvino_telemetry"
-# oneTBB loads a library so that it sees glibc's `free` but memory of a preloaded allocator (tcmalloc, jemalloc), and the
-# process ends; this switch makes it load that library like any other (uxlfoundation/oneTBB issue 1645).
+# oneTBB loads a library so that it sees glibc's `free` but memory of a preloaded allocator (tcmalloc, jemalloc), and
+# the process ends; this switch makes it load that library like any other (uxlfoundation/oneTBB issue 1645).
 _SHARED_ALLOCATOR = ("TBB_ENABLE_SANITIZERS", "1")
 
 
