@@ -62,8 +62,8 @@ CONTESTANTS = (
 def main() -> None:
     options = _options()
     document = _document(options)
-    allocators = {"default": None, "tcmalloc": ctypes.util.find_library("tcmalloc_minimal")}
-    for allocator, library in allocators.items():
+    for allocator in options.allocators.split(","):
+        library = None if allocator == "default" else ctypes.util.find_library(f"{allocator}_minimal")
         if allocator != "default" and library is None:
             sys.stderr.write(f"{allocator} is not installed: left out\n")
             continue
@@ -181,6 +181,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--allocators", default="default,tcmalloc")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "peers.json")
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
