@@ -54,10 +54,18 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
         yield temporary
-        temporary.chmod(0o755 & ~current_umask())
+        _make_readable(temporary)
         _put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_readable(folder: Path) -> None:
+    """Give all in it the rights of new folders and files; safetensors writes files that only their owner can read."""
+    mask = current_umask()
+    folder.chmod(0o755 & ~mask)
+    for path in folder.rglob("*"):
+        path.chmod((0o755 if path.is_dir() else 0o644) & ~mask)
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:

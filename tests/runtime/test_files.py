@@ -39,11 +39,14 @@ def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:
     ordinary = tmp_path / "ordinary"
     ordinary.write_text("")
     write_text_atomic(tmp_path / "written", "")
-    with new_folder(tmp_path / "folder"):
-        pass
+    with new_folder(tmp_path / "folder") as temporary:
+        (temporary / "engines").mkdir(mode=0o700)
+        (temporary / "engines" / "private").touch(mode=0o600)
     (tmp_path / "ordinary folder").mkdir()
+    assert (tmp_path / "folder" / "engines" / "private").stat().st_mode == ordinary.stat().st_mode
     assert (tmp_path / "written").stat().st_mode == ordinary.stat().st_mode
-    assert (tmp_path / "folder").stat().st_mode == (tmp_path / "ordinary folder").stat().st_mode
+    for folder in ("folder", "folder/engines"):
+        assert (tmp_path / folder).stat().st_mode == (tmp_path / "ordinary folder").stat().st_mode
 
 
 @pytest.mark.parametrize("error", [ValueError, Interrupted])
