@@ -96,7 +96,7 @@ def test_a_card_says_what_was_measured(densepack: CommandLine, folder: Path, mea
         "densepack prune a b --teacher a\ndensepack fill b c --teacher a",
         "| prune | 30 | 64 | 40.0 % | 40 |",
         "| large | 50.0 % | 50 | 70.00 | 81.00 | 1.50 |\n| small | 20.0 % | 20 | 70.00 | 79.50 | 3.00 |",
-        "43.7 % of the linear weights are left, 28 of 72 heads are gone",
+        "29.0 % of the linear weights are left, 39 of 72 heads are gone",
         "learnt from the teacher `a`",
     ):
         assert said in card.content
@@ -135,7 +135,7 @@ def test_pictures_hold_what_they_show(densepack: CommandLine, folder: Path) -> N
             rule = f'svg:has(.matrix-bar[data-matrix="{key}"]:hover) .matrix-detail[data-matrix="{key}"]'
             assert rule in (style.text or "")
     heads = "".join(ElementTree.parse(folder / "heads.svg").getroot().itertext())
-    assert "44 heads left, 28 of 72 removed" in heads
+    assert "33 heads left, 39 of 72 removed" in heads
     once = (folder / "density.svg").read_bytes()
     assert densepack("card", folder, "--overwrite").code == 0
     assert (folder / "density.svg").read_bytes() == once

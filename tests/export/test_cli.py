@@ -59,14 +59,14 @@ def test_inspect(densepack: CommandLine, default_checkpoint: Path) -> None:
     assert document["parameters_packed"] == 16_580_892
     assert [len(layer["heads"]) for layer in document["layers"]] == [4, 12, 9, 10, 7, 2]
     outcome = densepack("inspect", default_checkpoint)
-    assert "16,580,892" in outcome.out
-    assert "43.707 %" in outcome.out
+    assert "15,016,394" in outcome.out
+    assert "28.993 %" in outcome.out
 
 
 def test_pack_writes_what_it_says(densepack: CommandLine, default_checkpoint: Path, tmp_path: Path) -> None:
     outcome = densepack("pack", default_checkpoint, tmp_path / "packed")
     assert outcome.code == 0
-    assert "16,580,892" in outcome.out
+    assert "15,016,394" in outcome.out
     again = densepack("pack", default_checkpoint, tmp_path / "packed")
     assert again.code == 1
     assert "--overwrite" in again.error_lines[0]

@@ -128,7 +128,7 @@ def _sizes(facts: CardFacts) -> str:
         ("parameters", f"{dense.parameters:,}", f"{structure.parameters:,}"),
         ("linear weights", f"{dense.linear_weights:,}", f"{structure.linear_weights:,}"),
         ("heads", f"{structure.heads_total}", f"{structure.heads_left}"),
-        ("FFN units", f"{_units(dense)}", f"{_units(structure)}"),
+        ("FFN units", f"{_units(dense):,}", f"{_units(structure):,}"),
         ("FLOPs of a window of 384 tokens", f"{dense.flops(384) / 1e9:.2f} G", f"{structure.flops(384) / 1e9:.2f} G"),
     ]
     layers = [
