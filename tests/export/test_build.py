@@ -57,7 +57,7 @@ def test_bundle_holds_what_it_should(default_bundle: Path) -> None:
     assert manifest.parity.checked
     assert manifest.parity.passed
     assert manifest.parity.questions == BUNDLE_QUESTIONS
-    assert manifest.model.parameters == 16_580_892
+    assert manifest.model.parameters == 15_016_394
     assert manifest.model.name == "default"
     assert manifest.versions["torch"] == torch.__version__
     assert manifest.fp16_range["worst"]["magnitude"] < manifest.fp16_range["limit"]

@@ -56,8 +56,8 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 def test_inspect(densepack: CommandLine, default_checkpoint: Path) -> None:
     document = json.loads(densepack("inspect", default_checkpoint, "--json").out)
-    assert document["parameters_packed"] == 16_580_892
-    assert [len(layer["heads"]) for layer in document["layers"]] == [4, 12, 9, 10, 7, 2]
+    assert document["parameters_packed"] == 15_016_394
+    assert [len(layer["heads"]) for layer in document["layers"]] == [4, 6, 8, 7, 6, 2]
     outcome = densepack("inspect", default_checkpoint)
     assert "15,016,394" in outcome.out
     assert "28.993 %" in outcome.out
@@ -73,10 +73,10 @@ def test_pack_writes_what_it_says(densepack: CommandLine, default_checkpoint: Pa
     document = json.loads(
         densepack("pack", tmp_path / "packed", tmp_path / "published", "--format", "transformers", "--json").out
     )
-    assert document["parameters"] == 16_580_892
+    assert document["parameters"] == 15_016_394
     assert document["max_abs_logit"] < 1e-3
     back = json.loads(densepack("inspect", tmp_path / "published", "--json").out)
-    assert back["parameters_packed"] == 16_580_892
+    assert back["parameters_packed"] == 15_016_394
 
 
 def test_export(densepack: CommandLine, default_checkpoint: Path, tmp_path: Path) -> None:

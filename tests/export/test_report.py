@@ -91,9 +91,9 @@ def test_a_bundle_brings_its_report(default_bundle: Path) -> None:
     assert Bundle.open(default_bundle).manifest.files[REPORT_NAME].bytes == len(html.encode()) < LARGEST_BYTES
     page = Page(html)
     assert page.row("parameters") == ["parameters", "22,566,146", "20,645,474", "15,016,394"]
-    assert page.row("heads") == ["heads", "72", "", "44"]
+    assert page.row("heads") == ["heads", "72", "", "33"]
     assert page.row("ONNX FP32", "passed")[2].startswith("|Δ| ≤ 0.001")
-    assert page.row("4", "1 2 5 6 7 9 10")[2] == "78"
+    assert page.row("4", "2 5 6 7 9 10")[2] == "68"
     assert "33 heads left, 39 of 72 removed" in page.text
     assert "gold answer" in page.text, "the sample set is at hand"
 
@@ -135,8 +135,8 @@ def test_rungs_that_failed_or_did_not_run_stand_out(full: Page) -> None:
     assert "Built, not run: plan x. No machine that checked this bundle could run it" in full.text
     assert "Outside its limits: ONNX INT8: too far" in full.text
     assert "ONNX INT8 answers 1 of 16 questions otherwise" in full.text
-    [opened] = [attributes for tag, attributes in full.elements if tag == "details" and "open" in attributes]
-    assert opened["class"] == "worst"
+    opened = [attributes for tag, attributes in full.elements if tag == "details" and "open" in attributes]
+    assert {attributes["class"] for attributes in opened} == {"worst"}
 
 
 def test_speed_is_what_was_measured(full: Page) -> None:
@@ -166,7 +166,7 @@ def test_bundles_are_compared(bundle: BundleFacts) -> None:
     assert measured.row("second default")[5:] == ["81.00", "16", "3.00", "passed"]
     assert "times as fast as its own dense model, measured at 8x384 in FP32" in measured.text
     partly = Page(render(ReportFacts(pair, (benchmark("first"),))))
-    assert partly.row("second default")[7] == "2.16"
+    assert partly.row("second default")[7] == "3.18"
     assert "a limit, not measured" in partly.text
 
 

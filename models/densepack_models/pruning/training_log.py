@@ -49,7 +49,7 @@ class TrainingLog:
         self._seconds_before = float(rows[-1]["seconds"]) if rows else 0.0
         self._began = time.monotonic()
         with new_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
 
@@ -62,7 +62,7 @@ class TrainingLog:
         """One row; a missing value stays empty."""
         row = {name: _text(values.get(name)) for name in COLUMNS} | {"seconds": f"{self.seconds:.1f}"}
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerow(row)
+            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(row)
 
 
 def write_history(path: Path, stage: str, log: Path, *, before: Path | None) -> None:
@@ -70,7 +70,7 @@ def write_history(path: Path, stage: str, log: Path, *, before: Path | None) -> 
     earlier = [] if before is None else [row for row in _read(before) if "stage" in row]
     rows = earlier + [{"stage": stage, **row} for row in _read(log)]
     with new_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ("stage", *COLUMNS))
+        writer = csv.DictWriter(file, ("stage", *COLUMNS), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
