@@ -45,10 +45,10 @@ def bench(
     sides: Annotated[
         list[str],
         typer.Argument(
-            metavar="SIDE [SIDE…]",
-            help="SOURCE[@VARIANT]: a bundle, a checkpoint or `seed`; packed (ONNX Runtime) or dense, each also -fp16, "
-            "-openvino, -openvino-bf16, -torch, -torch-bf16, -torch-compile, -torch-compile-bf16; on a GPU -cuda, "
-            "-tensorrt, -torch-cuda, -torch-cuda-compile.",
+            metavar="SIDE",
+            help="SOURCE@VARIANT. A bundle, a checkpoint or `seed`; `packed` (if nothing is said; ONNX Runtime) or "
+            "`dense`, each also -fp16, -openvino, -openvino-bf16, -openvino-int8, -torch, -torch-bf16, -torch-compile, "
+            "-torch-compile-bf16; on a GPU -cuda, -tensorrt, -torch-cuda, -torch-cuda-compile.",
         ),
     ],
     batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",

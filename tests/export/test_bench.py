@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ import pytest
 
 from densepack_export import bench_cli
 from densepack_export.bench_cli import _told_command, _with_texts
-from densepack_export.bench_sides import VARIANTS, SideName, open_side
+from densepack_export.bench_sides import KINDS, VARIANTS, SideName, open_side
 from densepack_runtime.benchmark import Cost, Side, Texts
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.gpus import nvidia_gpus
@@ -82,6 +83,12 @@ def test_unknown_sides_and_nothing_to_measure(densepack: CommandLine, default_bu
     assert line.startswith(f"error: unknown variant 'fast' in '{default_bundle}@fast'; known: packed, dense, ")
     [line] = densepack("bench", default_bundle, "--no-latency").error_lines
     assert line == "error: nothing to measure: --no-latency needs --squad or --growth"
+
+
+def test_the_help_names_every_kind(densepack: CommandLine) -> None:
+    told = re.findall(r"\s-([\w-]+)", densepack("bench", "--help").out)
+    default = ("", "onnxruntime")
+    assert [kind for kind in KINDS if kind not in (*told, *default)] == []
 
 
 def test_every_kind_is_a_variant_and_gpus_are_asked_for() -> None:
