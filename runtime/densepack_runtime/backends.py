@@ -1,7 +1,7 @@
 """Which backend runs a bundle here, and why.
 
     choice = choose_backend(bundle)                # Choice(backend="onnxruntime", precision="fp32", reason="…")
-    with closing(open_session(bundle)) as session: ...
+    with closing(open_choice(bundle, choice)) as session: ...
 
 `auto` is a documented order (a TensorRT plan that fits, ONNX Runtime on the GPU, OpenVINO, ONNX Runtime on the CPU) and
 never a fallback after a failure: a backend that is chosen and then fails is an error.
@@ -10,7 +10,6 @@ never a fallback after a failure: a backend that is chosen and then fails is an 
 from __future__ import annotations
 
 import importlib.util
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,18 +27,22 @@ PRECISIONS: dict[str, tuple[ComputePrecision, ...]] = {
     "onnxruntime": ("fp32", "fp16"),
 }
 BACKENDS = ("auto", *PRECISIONS)
+ON_CPU = ("openvino", "onnxruntime")
 _PROVIDERS = {"onnxruntime": "cpu", "onnxruntime-cuda": "cuda", "onnxruntime-tensorrt": "tensorrt"}
-_LOGGER = logging.getLogger("densepack")
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What `open_session` would open: backend, precision, the reason in words, and the plan where there is one."""
+    """What would be opened: backend, precision, the reason in words, and the plan where there is one."""
 
     backend: str
     precision: ComputePrecision
     reason: str
     plan: EngineEntry | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.backend not in ON_CPU
 
     def __str__(self) -> str:
         return f"{self.backend} {self.precision}: {self.reason}"
@@ -62,22 +65,8 @@ def choose_backend(
     return _graph_choice(bundle, backend, precision, "asked for")
 
 
-def open_session(
-    bundle: Bundle,
-    *,
-    backend: str = "auto",
-    precision: ComputePrecision | None = None,
-    threads: int | None = None,
-    cuda_graphs: bool = True,
-) -> Session:
-    """Open the session that `choose_backend` names. `threads` counts CPU threads, default the physical cores."""
-    choice = choose_backend(bundle, backend, precision)
-    _LOGGER.info("backend %s", choice)
-    return open_choice(bundle, choice, threads=threads, cuda_graphs=cuda_graphs)
-
-
 def open_choice(bundle: Bundle, choice: Choice, *, threads: int | None = None, cuda_graphs: bool = True) -> Session:
-    """Open what was chosen."""
+    """Open what was chosen. `threads` counts CPU threads, default the physical cores."""
     if choice.plan is not None:
         return open_plan(bundle, choice.plan, cuda_graphs=cuda_graphs)
     from densepack_runtime.onnxruntime_session import OnnxRuntimeSession

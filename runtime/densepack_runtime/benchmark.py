@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from densepack_runtime.batching import GPU_TOKEN_BUDGET, TOKEN_BUDGET
 from densepack_runtime.benchmark_statistics import percentiles_ms, ratios, spread
 from densepack_runtime.errors import InputError
 from densepack_runtime.machine import hardware, peak_gflops, peak_resident_mib
@@ -79,6 +80,11 @@ class Side:
     random_weights: bool = False
     texts: Texts | None = None
     open_again: OpenSession | None = None
+
+    @property
+    def token_budget(self) -> int:
+        """Padded tokens of a batch where questions are answered, as `QuestionAnswerer.open` has it."""
+        return GPU_TOKEN_BUDGET if self.on_gpu else TOKEN_BUDGET
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from densepack_runtime.allocator import release_freed_memory
+from densepack_runtime.batching import TOKEN_BUDGET
 from densepack_runtime.benchmark import OnStep, OpenSession, Side, Texts, notify
 from densepack_runtime.errors import InputError
 from densepack_runtime.fresh_process import in_fresh_process
@@ -28,8 +29,6 @@ from densepack_runtime.machine import forget_peak, peak_resident_mib, resident_m
 from densepack_runtime.metered_session import Meter, MeteredSession
 from densepack_runtime.onnxruntime_session import physical_cores
 from densepack_runtime.question_answerer import Pair, QuestionAnswerer
-from densepack_runtime.session import Session
-from densepack_runtime.windows import Windower
 
 Axis = Literal["questions", "context_words", "threads"]
 # The means of SQuAD v1.1's development set are 10.2 and 124.0 words.
@@ -97,7 +96,7 @@ def measure_growth(
             notify(on_step, f"{side.name} {point.value} {point.axis}")
             if side.texts is None or side.open_again is None:
                 raise InputError(f"{side.name} cannot be measured in a fresh process: it has no tokenizer or no source")
-            measured = in_fresh_process(measure_point, side.open_again, side.texts, point, seed)
+            measured = in_fresh_process(measure_point, side.open_again, side.texts, point, seed, side.token_budget)
             rows.append({"side": side.name, "value": point.value, **asdict(point), **measured})
     return rows
 
@@ -107,22 +106,26 @@ def growth_steps(sides: int, plan: GrowthPlan) -> int:
     return sides * len(plan.points())
 
 
-def measure_point(open_session: OpenSession, texts: Texts, point: GrowthPoint, seed: int) -> dict[str, Any]:
+def measure_point(
+    open_session: OpenSession, texts: Texts, point: GrowthPoint, seed: int, token_budget: int = TOKEN_BUDGET
+) -> dict[str, Any]:
     """Open the session and answer the questions of a point. For a process that has done nothing else."""
     words = whole_words(texts.tokenizer_json)
-    windower = texts.windower()
     samples: list[float] = []
     with closing(open_session(point.threads)) as session:
-        _answer(session, windower, synthetic_pairs(words, 1, CONTEXT_WORDS, seed))
+        metered = MeteredSession(session)
+        answerer = QuestionAnswerer(metered, texts.windower(), token_budget=token_budget)
+        _answer(answerer, synthetic_pairs(words, 1, CONTEXT_WORDS, seed))
         # What opening freed would hide as much of what answering takes.
         release_freed_memory()
         forget_peak()
         ready = resident_mib()
         while not samples or (len(samples) < MOST_REPEATS and sum(samples) < REPEAT_SECONDS):
             start = time.perf_counter()
-            meter = _answer(session, windower, synthetic_pairs(words, point.questions, point.context_words, seed))
+            metered.meter = Meter()
+            _answer(answerer, synthetic_pairs(words, point.questions, point.context_words, seed))
             samples.append(time.perf_counter() - start)
-    seconds = median(samples)
+    seconds, meter = median(samples), metered.meter
     return {
         "seconds": seconds,
         "samples_s": samples,
@@ -136,11 +139,9 @@ def measure_point(open_session: OpenSession, texts: Texts, point: GrowthPoint, s
     }
 
 
-def _answer(session: Session, windower: Windower, pairs: Iterator[Pair]) -> Meter:
+def _answer(answerer: QuestionAnswerer, pairs: Iterator[Pair]) -> None:
     """Answer them all and keep none."""
-    metered = MeteredSession(session)
-    deque(QuestionAnswerer(metered, windower).answer_many(pairs), maxlen=0)
-    return metered.meter
+    deque(answerer.answer_many(pairs), maxlen=0)
 
 
 def whole_words(tokenizer_json: str) -> list[str]:

@@ -110,7 +110,7 @@ def _windower(side: Side) -> Windower:
 
 def _run(contestant: _Contestant, path: Path, limit: int | None) -> _Pass:
     session = MeteredSession(contestant.side.session)
-    answerer = QuestionAnswerer(session, contestant.windower)
+    answerer = QuestionAnswerer(session, contestant.windower, token_budget=contestant.side.token_budget)
     start = time.perf_counter()
     dataset = read_squad(path, limit=limit)
     score = score_predictions(dataset, answerer.predict(dataset))

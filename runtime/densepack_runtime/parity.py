@@ -27,9 +27,7 @@ from densepack_runtime.windows import Window, Windower
 
 PARITY_KIND = "densepack parity"
 PARITY_SCHEMA = 1
-# Several sessions are open at once, each with room for the activations of the largest batch. Few shapes keep the rest
-# flat: oneDNN holds on to several MiB for every shape it has seen.
-TOKEN_BUDGET = 2048
+# Few shapes keep memory flat while several sessions are open: oneDNN holds on to several MiB for every one it has seen.
 LENGTH_MULTIPLE = 16
 WORST_QUESTIONS = 5
 
@@ -192,11 +190,7 @@ class ParityRun:
         """The windows of the run (or others) in padded batches of similar length."""
         chosen = self.windows if windows is None else windows
         return length_sorted_batches(
-            chosen,
-            pad_id=self.pad_id,
-            token_budget=TOKEN_BUDGET,
-            pool_windows=len(chosen),
-            length_multiple=LENGTH_MULTIPLE,
+            chosen, pad_id=self.pad_id, pool_windows=len(chosen), length_multiple=LENGTH_MULTIPLE
         )
 
 

@@ -7,6 +7,7 @@ with QuestionAnswerer.open("bundle/") as qa:
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from densepack_runtime.ahead import Ahead
 from densepack_runtime.answers import Answer, QuestionSpans, SpanRules, null_odds, span_candidates
-from densepack_runtime.batching import TOKEN_BUDGET, length_sorted_batches
+from densepack_runtime.batching import GPU_TOKEN_BUDGET, TOKEN_BUDGET, length_sorted_batches
 from densepack_runtime.console import progress_bar
 from densepack_runtime.errors import InputError
 from densepack_runtime.pipeline_compat import PipelineRules, pipeline_answers
@@ -36,6 +37,7 @@ Pair = tuple[str, str]
 # 2 * POOL_QUESTIONS + PAIRS_AT_ONCE questions ahead.
 POOL_QUESTIONS = 1024
 POOL_WINDOWS = 4096
+_LOGGER = logging.getLogger("densepack")
 
 
 @dataclass
@@ -115,14 +117,22 @@ class QuestionAnswerer:
 
         Raises BundleError when it is damaged, BackendError when nothing here can run it.
         """
-        from densepack_runtime.backends import open_session
+        from densepack_runtime.backends import choose_backend, open_choice
         from densepack_runtime.bundle import Bundle
 
         opened = Bundle.open(bundle)
         manifest = opened.manifest
         windower = Windower(opened.tokenizer_json, max_length=manifest.max_length, doc_stride=manifest.doc_stride)
-        session = open_session(opened, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs)
-        return cls(session, windower, rules=rules, pipeline_rules=pipeline_rules, truncate_question=truncate_question)
+        choice = choose_backend(opened, backend, precision)
+        _LOGGER.info("backend %s", choice)
+        return cls(
+            open_choice(opened, choice, threads=threads, cuda_graphs=cuda_graphs),
+            windower,
+            rules=rules,
+            pipeline_rules=pipeline_rules,
+            token_budget=GPU_TOKEN_BUDGET if choice.on_gpu else TOKEN_BUDGET,
+            truncate_question=truncate_question,
+        )
 
     def close(self) -> None:
         """Free the model."""

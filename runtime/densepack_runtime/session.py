@@ -3,7 +3,7 @@
 Every backend (ONNX Runtime, OpenVINO, TensorRT, PyTorch) is a Session; parity, benchmark and the question answerer know
 nothing else about them.
 
-    with open_session(bundle) as session:
+    with closing(open_choice(bundle, choose_backend(bundle))) as session:
         logits = session.run(batch)            # Logits, float32 [B, S]
 """
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from densepack_runtime import backends
-from densepack_runtime.backends import beside, choose_backend, open_session
+from densepack_runtime.backends import beside, choose_backend, open_choice
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.engines import Host
 from densepack_runtime.errors import BackendError
@@ -74,13 +73,14 @@ def test_what_is_asked_for_is_taken_or_refused(bundle: Bundle) -> None:
         choose_backend(bundle, "tensorrt")
     if not backends.has_provider("CUDAExecutionProvider"):
         with pytest.raises(BackendError, match="onnxruntime has no CUDAExecutionProvider here"):
-            open_session(bundle, backend="onnxruntime-cuda")
+            open_choice(bundle, choose_backend(bundle, "onnxruntime-cuda"))
 
 
-def test_the_choice_is_told(bundle: Bundle, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "densepack"), closing(open_session(bundle, backend="onnxruntime")) as session:
+def test_what_was_chosen_is_opened(bundle: Bundle) -> None:
+    choice = choose_backend(bundle, "onnxruntime")
+    assert str(choice) == "onnxruntime fp32: asked for"
+    with closing(open_choice(bundle, choice)) as session:
         assert isinstance(session, OnnxRuntimeSession)
-    assert "backend onnxruntime fp32: asked for" in caplog.text
 
 
 def test_what_a_backend_compiles_lies_beside_the_bundle(bundle: Bundle) -> None:

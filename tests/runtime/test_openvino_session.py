@@ -16,7 +16,7 @@ from onnx import TensorProto
 
 import densepack_runtime.openvino_session as module
 from densepack_runtime import openvino_int8
-from densepack_runtime.backends import open_session
+from densepack_runtime.backends import choose_backend, open_choice
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, InputError, MissingDependencyError
 from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
@@ -100,7 +100,7 @@ def test_a_bundle_gives_the_same_answers(default_bundle: Path, precision: Comput
     mask = (np.arange(70) < np.array([70, 33, 5])[:, None]).astype(np.int64)
     batch = Batch(rng.integers(999, 20_000, (3, 70)) * mask, mask, mask * (np.arange(70) > 9))
     with (
-        closing(open_session(bundle, backend="openvino", precision=precision)) as session,
+        closing(open_choice(bundle, choose_backend(bundle, "openvino", precision))) as session,
         closing(OnnxRuntimeSession(bundle.graph("fp32"))) as reference,
     ):
         found, wanted = session.run(batch), reference.run(batch)

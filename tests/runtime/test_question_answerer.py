@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ import densepack_runtime.backends as backends
 import densepack_runtime.bundle as bundle_module
 import densepack_runtime.question_answerer as module
 from densepack_runtime.answers import Answer, SpanRules
-from densepack_runtime.batching import pad_windows
+from densepack_runtime.backends import Choice
+from densepack_runtime.batching import GPU_TOKEN_BUDGET, TOKEN_BUDGET, pad_windows
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.pipeline_compat import PipelineRules, pipeline_answers
 from densepack_runtime.question_answerer import QuestionAnswerer
-from densepack_runtime.session import Batch, Logits
+from densepack_runtime.session import Batch, ComputePrecision, Logits
 from densepack_runtime.squad import SquadDataset, SquadQuestion, read_squad, sample_squad_path, score_predictions
 from densepack_runtime.windows import PAIRS_AT_ONCE, Windower
 
@@ -411,19 +413,32 @@ def test_an_answerer_can_be_shared_between_threads(answerer: QuestionAnswerer) -
     assert all(results[number] == expected for number in range(3))
 
 
-def test_opening_a_bundle(monkeypatch: pytest.MonkeyPatch, default_tokenizer_json: str) -> None:
-    """The windows are those that the manifest asks for, and the options reach the session."""
+@pytest.mark.parametrize(("backend", "budget"), [("onnxruntime", TOKEN_BUDGET), ("tensorrt", GPU_TOKEN_BUDGET)])
+def test_opening_a_bundle(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    default_tokenizer_json: str,
+    backend: str,
+    budget: int,
+) -> None:
+    """Windows are those that the manifest asks for, options reach the session, the choice is told."""
     manifest = SimpleNamespace(max_length=64, doc_stride=16)
     opened = SimpleNamespace(tokenizer_json=default_tokenizer_json, manifest=manifest)
     asked: dict[str, Any] = {}
 
-    def open_session(bundle: Any, **options: Any) -> FakeSession:
-        asked.update(options, bundle=bundle)
+    def choose(bundle: Any, backend: str, precision: ComputePrecision) -> Choice:
+        return Choice(backend, precision, "asked for")
+
+    def open_choice(bundle: Any, choice: Choice, **options: Any) -> FakeSession:
+        asked.update(options, bundle=bundle, backend=choice.backend, precision=choice.precision)
         return FakeSession()
 
     monkeypatch.setattr(bundle_module.Bundle, "open", lambda folder: opened)
-    monkeypatch.setattr(backends, "open_session", open_session)
-    options: dict[str, Any] = {"backend": "onnxruntime", "precision": "fp16", "threads": 2, "cuda_graphs": False}
-    with QuestionAnswerer.open("bundle", **options) as answerer:
+    monkeypatch.setattr(backends, "choose_backend", choose)
+    monkeypatch.setattr(backends, "open_choice", open_choice)
+    options: dict[str, Any] = {"backend": backend, "precision": "fp16", "threads": 2, "cuda_graphs": False}
+    with caplog.at_level(logging.INFO, "densepack"), QuestionAnswerer.open("bundle", **options) as answerer:
         assert (answerer.windower.max_length, answerer.windower.doc_stride) == (64, 16)
+        assert answerer.token_budget == budget
     assert asked == options | {"bundle": opened}
+    assert f"backend {backend} fp16: asked for" in caplog.text
