@@ -13,6 +13,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+from densepack_runtime.batching import Batching, batching_of
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.engines import EngineEntry, Host, choose_plan, require_engine
 from densepack_runtime.errors import BackendError
@@ -43,6 +44,10 @@ class Choice:
     @property
     def on_gpu(self) -> bool:
         return self.backend not in ON_CPU
+
+    @property
+    def batching(self) -> Batching:
+        return batching_of(self.backend, self.precision, on_gpu=self.on_gpu)
 
     def __str__(self) -> str:
         return f"{self.backend} {self.precision}: {self.reason}"

@@ -10,6 +10,7 @@ does not grow with the stream and padding stays small.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -22,10 +23,29 @@ from densepack_runtime.windows import Window
 # Padded tokens of a batch. What a layer makes of more of them leaves the caches of a CPU; fewer leave a GPU idle.
 TOKEN_BUDGET = 2048
 GPU_TOKEN_BUDGET = 4096
+# oneDNN compiles a kernel for every shape that it sees in BF16 and INT8, and holds on to it; packed layers share none.
+FEW_LENGTHS = 16
 MAX_BATCH = 64
 POOL_WINDOWS = 2048
 # Lengths that a GPU sees are rounded up to this: few shapes for CUDA graphs, at most 63 columns of padding.
 LENGTH_STEP = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How windows become batches: padded tokens of one at most, and what its length is rounded up to."""
+
+    token_budget: int = TOKEN_BUDGET
+    length_multiple: int = 1
+
+
+def batching_of(backend: str, precision: str, *, on_gpu: bool) -> Batching:
+    """What a backend is fastest with."""
+    if on_gpu:
+        return Batching(GPU_TOKEN_BUDGET)
+    if backend == "openvino" and precision != "fp32":
+        return Batching(length_multiple=FEW_LENGTHS)
+    return Batching()
 
 
 def pad_windows(windows: Sequence[Window], *, pad_id: int = 0, length: int | None = None) -> Batch:
@@ -61,7 +81,7 @@ def length_sorted_batches(
 
     Reads at most `pool_windows` windows ahead. A single window longer than the budget is a batch of its own.
     `length_multiple` rounds lengths up (never beyond the longest window of the pool): a backend that prepares itself
-    for every shape it sees (oneDNN does, at several MiB each) then sees few.
+    for every shape it sees then sees few.
     """
     if min(token_budget, max_batch, pool_windows, length_multiple) < 1:
         raise InputError(

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from densepack_runtime.batching import GPU_TOKEN_BUDGET, TOKEN_BUDGET
+from densepack_runtime.batching import Batching, batching_of
 from densepack_runtime.benchmark_statistics import percentiles_ms, ratios, spread
 from densepack_runtime.errors import InputError
 from densepack_runtime.machine import hardware, peak_gflops, peak_resident_mib
@@ -82,9 +82,9 @@ class Side:
     open_again: OpenSession | None = None
 
     @property
-    def token_budget(self) -> int:
-        """Padded tokens of a batch where questions are answered, as `QuestionAnswerer.open` has it."""
-        return GPU_TOKEN_BUDGET if self.on_gpu else TOKEN_BUDGET
+    def batching(self) -> Batching:
+        """How windows become batches where questions are answered, as `QuestionAnswerer.open` has it."""
+        return batching_of(self.backend, self.precision, on_gpu=self.on_gpu)
 
 
 @dataclass(frozen=True, slots=True)

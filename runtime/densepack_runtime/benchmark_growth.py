@@ -21,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from densepack_runtime.allocator import release_freed_memory
-from densepack_runtime.batching import TOKEN_BUDGET
+from densepack_runtime.batching import Batching
 from densepack_runtime.benchmark import OnStep, OpenSession, Side, Texts, notify
 from densepack_runtime.errors import InputError
 from densepack_runtime.fresh_process import in_fresh_process
@@ -96,7 +96,7 @@ def measure_growth(
             notify(on_step, f"{side.name} {point.value} {point.axis}")
             if side.texts is None or side.open_again is None:
                 raise InputError(f"{side.name} cannot be measured in a fresh process: it has no tokenizer or no source")
-            measured = in_fresh_process(measure_point, side.open_again, side.texts, point, seed, side.token_budget)
+            measured = in_fresh_process(measure_point, side.open_again, side.texts, point, seed, side.batching)
             rows.append({"side": side.name, "value": point.value, **asdict(point), **measured})
     return rows
 
@@ -107,14 +107,14 @@ def growth_steps(sides: int, plan: GrowthPlan) -> int:
 
 
 def measure_point(
-    open_session: OpenSession, texts: Texts, point: GrowthPoint, seed: int, token_budget: int = TOKEN_BUDGET
+    open_session: OpenSession, texts: Texts, point: GrowthPoint, seed: int, batching: Batching | None = None
 ) -> dict[str, Any]:
     """Open the session and answer the questions of a point. For a process that has done nothing else."""
     words = whole_words(texts.tokenizer_json)
     samples: list[float] = []
     with closing(open_session(point.threads)) as session:
         metered = MeteredSession(session)
-        answerer = QuestionAnswerer(metered, texts.windower(), token_budget=token_budget)
+        answerer = QuestionAnswerer(metered, texts.windower(), batching=batching)
         _answer(answerer, synthetic_pairs(words, 1, CONTEXT_WORDS, seed))
         # What opening freed would hide as much of what answering takes.
         release_freed_memory()

@@ -110,7 +110,7 @@ def _windower(side: Side) -> Windower:
 
 def _run(contestant: _Contestant, path: Path, limit: int | None) -> _Pass:
     session = MeteredSession(contestant.side.session)
-    answerer = QuestionAnswerer(session, contestant.windower, token_budget=contestant.side.token_budget)
+    answerer = QuestionAnswerer(session, contestant.windower, batching=contestant.side.batching)
     start = time.perf_counter()
     dataset = read_squad(path, limit=limit)
     score = score_predictions(dataset, answerer.predict(dataset))

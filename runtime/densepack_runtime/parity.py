@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from densepack_runtime.batching import length_sorted_batches
+from densepack_runtime.batching import FEW_LENGTHS, length_sorted_batches
 from densepack_runtime.bundle import ParityEntry
 from densepack_runtime.errors import InputError
 from densepack_runtime.parity_tally import BestSpans, LogitDifference, LogitTally, SpanTally
@@ -27,8 +27,6 @@ from densepack_runtime.windows import Window, Windower
 
 PARITY_KIND = "densepack parity"
 PARITY_SCHEMA = 1
-# Few shapes keep memory flat while several sessions are open: oneDNN holds on to several MiB for every one it has seen.
-LENGTH_MULTIPLE = 16
 WORST_QUESTIONS = 5
 
 # Percentages of the same count, computed in two ways, may differ by this: 88 of 89 is not below 100 - 100 / 89.
@@ -189,9 +187,7 @@ class ParityRun:
     def batches(self, windows: Sequence[Window] | None = None) -> Iterator[Batch]:
         """The windows of the run (or others) in padded batches of similar length."""
         chosen = self.windows if windows is None else windows
-        return length_sorted_batches(
-            chosen, pad_id=self.pad_id, pool_windows=len(chosen), length_multiple=LENGTH_MULTIPLE
-        )
+        return length_sorted_batches(chosen, pad_id=self.pad_id, pool_windows=len(chosen), length_multiple=FEW_LENGTHS)
 
 
 PARITY_COLUMNS = ("rung", "verdict", "max |Δ|", "99.9 %", "mean |Δ|", "same span", "EM", "F1", "questions", "seconds")

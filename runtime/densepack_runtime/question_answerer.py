@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from densepack_runtime.ahead import Ahead
 from densepack_runtime.answers import Answer, QuestionSpans, SpanRules, null_odds, span_candidates
-from densepack_runtime.batching import GPU_TOKEN_BUDGET, TOKEN_BUDGET, length_sorted_batches
+from densepack_runtime.batching import Batching, length_sorted_batches
 from densepack_runtime.console import progress_bar
 from densepack_runtime.errors import InputError
 from densepack_runtime.pipeline_compat import PipelineRules, pipeline_answers
@@ -79,7 +79,7 @@ class QuestionAnswerer:
     """Answers questions with a session and the windower that belongs to its model.
 
     `rules` decide on spans; with `compat="transformers"`, `pipeline_rules` do, as the transformers 4 pipeline did.
-    Batches have at most `token_budget` padded tokens. An over-long question is an error unless `truncate_question`.
+    `batching` says how large batches are. An over-long question is an error unless `truncate_question`.
     Safe to share between threads when its session is (ONNX Runtime's is).
     """
 
@@ -90,14 +90,14 @@ class QuestionAnswerer:
         *,
         rules: SpanRules | None = None,
         pipeline_rules: PipelineRules | None = None,
-        token_budget: int = TOKEN_BUDGET,
+        batching: Batching | None = None,
         truncate_question: bool = False,
     ) -> None:
         self.session = session
         self.windower = windower
         self.rules = rules or SpanRules()
         self.pipeline_rules = pipeline_rules or PipelineRules()
-        self.token_budget = token_budget
+        self.batching = batching or Batching()
         self.truncate_question = truncate_question
 
     @classmethod
@@ -130,7 +130,7 @@ class QuestionAnswerer:
             windower,
             rules=rules,
             pipeline_rules=pipeline_rules,
-            token_budget=GPU_TOKEN_BUDGET if choice.on_gpu else TOKEN_BUDGET,
+            batching=choice.batching,
             truncate_question=truncate_question,
         )
 
@@ -303,7 +303,8 @@ class QuestionAnswerer:
             for batch in length_sorted_batches(
                 pool.windows(),
                 pad_id=self.windower.pad_id,
-                token_budget=self.token_budget,
+                token_budget=self.batching.token_budget,
+                length_multiple=self.batching.length_multiple,
                 pool_windows=max(1, pool.window_count),
             ):
                 under_way.append(batch)

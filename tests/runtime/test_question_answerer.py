@@ -18,7 +18,7 @@ import densepack_runtime.bundle as bundle_module
 import densepack_runtime.question_answerer as module
 from densepack_runtime.answers import Answer, SpanRules
 from densepack_runtime.backends import Choice
-from densepack_runtime.batching import GPU_TOKEN_BUDGET, TOKEN_BUDGET, pad_windows
+from densepack_runtime.batching import FEW_LENGTHS, GPU_TOKEN_BUDGET, Batching, pad_windows
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.pipeline_compat import PipelineRules, pipeline_answers
 from densepack_runtime.question_answerer import QuestionAnswerer
@@ -97,7 +97,7 @@ def test_a_stream_is_answered_like_one_question_after_the_other(
     windower: Windower, sample: SquadDataset, session: Callable[[], FakeSession], budget: int
 ) -> None:
     pairs = pairs_of(sample)
-    answerer = QuestionAnswerer(session(), windower, token_budget=budget)
+    answerer = QuestionAnswerer(session(), windower, batching=Batching(budget))
     alone = [answerer.answer(question=question, context=context) for question, context in pairs]
     together = list(answerer.answer_many(iter(pairs)))
     assert len({(answer.text, answer.start) for answer in alone}) > 50, "answers that are all alike show no order"
@@ -116,9 +116,19 @@ def test_small_pools_change_nothing(windower: Windower, sample: SquadDataset, mo
 
 def test_batches_keep_to_the_token_budget(windower: Windower, sample: SquadDataset) -> None:
     session = FakeSession()
-    list(QuestionAnswerer(session, windower, token_budget=800).answer_many(pairs_of(sample)))
+    list(QuestionAnswerer(session, windower, batching=Batching(800)).answer_many(pairs_of(sample)))
     assert max(rows * length for rows, length in session.shapes) <= 800
     assert max(rows for rows, _ in session.shapes) > 1
+
+
+def test_batches_have_few_lengths_where_they_are_asked_for(windower: Windower, sample: SquadDataset) -> None:
+    session = FakeSession()
+    answerer = QuestionAnswerer(session, windower, batching=Batching(length_multiple=32))
+    expected = list(QuestionAnswerer(FakeSession(), windower).answer_many(pairs_of(sample)))
+    assert all(map(same, expected, answerer.answer_many(pairs_of(sample))))
+    lengths = {length for _, length in session.shapes}
+    assert len(lengths) > 2
+    assert all(length % 32 == 0 or length == max(lengths) for length in lengths)
 
 
 def test_an_endless_stream_is_read_a_bounded_way_ahead(
@@ -161,7 +171,7 @@ def test_the_next_pool_is_tokenised_while_the_model_runs(windower: Windower, mon
 def test_a_stream_that_nobody_reads_on_stops_the_model(windower: Windower, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "POOL_QUESTIONS", 64)
     session = FakeSession()
-    answers = QuestionAnswerer(session, windower, token_budget=64).answer_many(numbered())
+    answers = QuestionAnswerer(session, windower, batching=Batching(64)).answer_many(numbered())
     next(answers)
     answers.close()  # type: ignore[attr-defined]
     ran = len(session.shapes)
@@ -178,7 +188,7 @@ def test_an_error_of_the_model_is_raised_to_the_reader(windower: Windower, monke
                 raise BackendError("the GPU fell off")
             return super().run(batch)
 
-    answers = QuestionAnswerer(Breaking(), windower, token_budget=512).answer_many(numbered(300))
+    answers = QuestionAnswerer(Breaking(), windower, batching=Batching(512)).answer_many(numbered(300))
     with pytest.raises(BackendError, match="the GPU fell off"):
         list(answers)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("densepack-model")]
@@ -413,13 +423,22 @@ def test_an_answerer_can_be_shared_between_threads(answerer: QuestionAnswerer) -
     assert all(results[number] == expected for number in range(3))
 
 
-@pytest.mark.parametrize(("backend", "budget"), [("onnxruntime", TOKEN_BUDGET), ("tensorrt", GPU_TOKEN_BUDGET)])
+@pytest.mark.parametrize(
+    ("backend", "precision", "batching"),
+    [
+        ("onnxruntime", "fp16", Batching()),
+        ("openvino", "fp32", Batching()),
+        ("openvino", "int8", Batching(length_multiple=FEW_LENGTHS)),
+        ("tensorrt", "fp16", Batching(GPU_TOKEN_BUDGET)),
+    ],
+)
 def test_opening_a_bundle(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     default_tokenizer_json: str,
     backend: str,
-    budget: int,
+    precision: ComputePrecision,
+    batching: Batching,
 ) -> None:
     """Windows are those that the manifest asks for, options reach the session, the choice is told."""
     manifest = SimpleNamespace(max_length=64, doc_stride=16)
@@ -436,9 +455,9 @@ def test_opening_a_bundle(
     monkeypatch.setattr(bundle_module.Bundle, "open", lambda folder: opened)
     monkeypatch.setattr(backends, "choose_backend", choose)
     monkeypatch.setattr(backends, "open_choice", open_choice)
-    options: dict[str, Any] = {"backend": backend, "precision": "fp16", "threads": 2, "cuda_graphs": False}
+    options: dict[str, Any] = {"backend": backend, "precision": precision, "threads": 2, "cuda_graphs": False}
     with caplog.at_level(logging.INFO, "densepack"), QuestionAnswerer.open("bundle", **options) as answerer:
         assert (answerer.windower.max_length, answerer.windower.doc_stride) == (64, 16)
-        assert answerer.token_budget == budget
+        assert answerer.batching == batching
     assert asked == options | {"bundle": opened}
-    assert f"backend {backend} fp16: asked for" in caplog.text
+    assert f"backend {backend} {precision}: asked for" in caplog.text
