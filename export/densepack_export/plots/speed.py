@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from densepack_export.plots.drawing import LEFT, SERIES, legend_beside, new_figure, svg_text, svg_tree
+from densepack_export.plots.drawing import SERIES, legend_beside, new_figure, svg_text, svg_tree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,19 +54,15 @@ class Growth:
 def trade_off_plot(points: Sequence[TradeOff], speed: str = "times as fast as dense") -> str:
     """F1 against speed-up where all have one, else against density. `speed` says what the speed-up is."""
     fast = all(point.speed_up is not None for point in points)
-    with new_figure(640, 340) as figure:
+    with new_figure(720, 340) as figure:
         axes = figure.subplots()
-        across = [point.speed_up or 0 if fast else 100 * point.linear_density for point in points]
-        axes.plot(across, [point.f1 for point in points], "o", color=LEFT)
-        middle = (min(across) + max(across)) / 2
-        for place, point in zip(across, points, strict=True):
-            text = f"{point.name}\n{100 * point.linear_density:.0f} %, {point.heads} heads"
-            side = (-8, "right") if place > middle else (8, "left")
-            axes.annotate(
-                text, (place, point.f1), xytext=(side[0], 0), textcoords="offset points", ha=side[1], va="center"
-            )
-        axes.margins(0.2)
+        for place, point in enumerate(points):  # named beside the plot: points lie too close for names of their own
+            across = point.speed_up or 0 if fast else 100 * point.linear_density
+            label = f"{point.name}: {100 * point.linear_density:.0f} %, {point.heads} heads"
+            axes.plot([across], [point.f1], label=label, **_look(place) | {"linestyle": "none", "markersize": 7})
+        axes.margins(0.1)
         axes.set(xlabel=speed if fast else "linear weights left, %", ylabel="F1, %")
+        legend_beside(axes)
         return svg_text(svg_tree(figure))
 
 
@@ -127,7 +123,7 @@ def _scale(time: Axes, memory: Axes, points: Sequence[Growth]) -> None:
     memory.set(xlabel=points[0].axis, ylim=(0, 1.1 * max(point.peak_mib or 1 for point in points)))
 
 
-def _look(place: int) -> dict[str, object]:
+def _look(place: int) -> dict[str, Any]:
     """Colour and marker of the side at this place; both, for those who see no colours."""
     return {
         "color": SERIES[(0, 5, 2, 4, 1, 3)[place % len(SERIES)]],
