@@ -1,7 +1,7 @@
-"""Write the tables of README.md and docs/ again, from result files: make docs.
+"""Write the tables and pictures of README.md and docs/ again, from result files: make docs.
 
-A block of a document is what stands between `<!-- name -->` and `<!-- end -->`; BLOCKS says what makes each. With
---check nothing is written, and the exit code is 1 when a document differs from its result files.
+A block of a document is what stands between `<!-- name -->` and `<!-- end -->`; BLOCKS says what makes each, PICTURES
+what draws each file. With --check nothing is written, and the exit code is 1 when something differs from its results.
 """
 
 from __future__ import annotations
@@ -13,29 +13,140 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from densepack_export.card.text import table
+from densepack_export.report.facts import Benchmark
+from densepack_export.report.speed import growth_picture
+from densepack_runtime.benchmark_tables import growth_table, latency_table, ratio_table, squad_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RESULTS = REPOSITORY / "tests" / "peers" / "results"
+DOCS = REPOSITORY / "docs"
+PEERS = REPOSITORY / "tests" / "peers"
+RESULTS = PEERS / "results"
+
+
+def result(name: str) -> dict[str, Any]:
+    """What a measurement wrote: a file of tests/peers/results."""
+    document: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return document
+
+
+def measured() -> str:
+    """The README's table: what was measured, what came out, and with what command."""
+    rows = [(row["what"], row["result"], f"`{row['command']}`") for row in result("recorded")["rows"]]
+    return table(("what", "result", "command"), [*_default_checkpoint(), _packing(), *rows])
+
+
+def _default_checkpoint() -> list[tuple[str, str, str]]:
+    scores, dense, speed = result("eval_default"), result("eval_dense"), result("bench_default")
+    told = "; ".join(f"EM {score['exact_match']:.2f} F1 {score['f1']:.2f}" for score in (scores, dense))
+    what = f"the embedded checkpoint, all {scores['count']:,} questions of SQuAD v1.1; the dense model it was made from"
+    return [
+        (what, told, f"`densepack eval BUNDLE --squad {scores['squad']}`"),
+        ("the same, packed against its dense shape, on OpenVINO: FP32; BF16; INT8", *_speed(speed)),
+    ]
+
+
+def _packing() -> tuple[str, str, str]:
+    what = "the published shape, random weights, packed against dense, on OpenVINO: FP32; BF16; INT8"
+    return (what, *_speed(result("bench_packing")))
+
+
+def _speed(document: dict[str, Any]) -> tuple[str, str]:
+    """Times as fast, all sides of a cell together, and the command."""
+    cells: dict[str, list[str]] = {}
+    for row in document["ratios"]:
+        cells.setdefault(f"{row['batch']}x{row['length']}", []).append(f"{row['median']:.2f}")
+    told = ", ".join(f"{cell} {'; '.join(medians)}" for cell, medians in cells.items())
+    limits = sorted({f"{row['flop_limit']:.2f}" for row in document["ratios"]})
+    return f"{told} times as fast (FLOP limit {' to '.join(limits)})", f"`{document['command']}`"
 
 
 def peers() -> str:
     """The side by side of `make peers`."""
-    document = json.loads((RESULTS / "peers.json").read_text(encoding="utf-8"))
+    document = result("peers")
     settings, hardware = document["settings"], document["hardware"]
     versions: dict[str, str] = {}
     for run in document["runs"]:
         own = run["name"].startswith("densepack")
         versions |= {f"{name}{' (densepack)' if own else ''}": value for name, value in run["versions"].items()}
     told = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
+    rounds = f"medians of {settings['rounds']} interleaved rounds (range)" if settings["rounds"] > 1 else "one round"
     return (
         f"First {settings['questions']:,} questions of {document['squad']}, from the file to EM and F1, "
-        f"{settings['threads']} threads, {hardware['cores']} cores of {hardware['processor']}; median of "
-        f"{settings['rounds']} interleaved rounds (range); `{document['command']}`.\n\n"
-        f"{_comparison().table(document)}\nVersions: {told}."
+        f"{settings['threads']} threads, {hardware['cores']} cores of {hardware['processor']}; {rounds}; "
+        f"`{document['command']}`.\n\n"
+        f"{_script('compare').table(document)}\nVersions: {told}."
     )
 
 
-BLOCKS: dict[str, Callable[[], str]] = {"peers": peers}
+def latency(name: str) -> str:
+    """A document of `densepack bench`: ratios to its first side, then the times behind them."""
+    document = result(name)
+    return f"{_origin(document)}\n\n{table(*ratio_table(document))}\n\n{table(*latency_table(document))}"
+
+
+def squad(name: str) -> str:
+    """A document of `densepack bench --squad`: passes from the file to EM and F1."""
+    document = result(name)
+    asked = f"First {document['squad']['questions']:,} questions of {document['squad']['file']}. "
+    return f"{asked}{_origin(document)}\n\n{table(*squad_table(document))}"
+
+
+def growth() -> str:
+    """How cost grows with the work."""
+    document = result("growth")
+    return f"{_origin(document)}\n\n{table(*growth_table(document))}"
+
+
+def growth_curves() -> str:
+    """The same as a picture."""
+    [picture] = growth_picture(Benchmark("growth.json", result("growth")))
+    return picture.svg
+
+
+def eval_profile() -> str:
+    """Where the time of `densepack eval` goes."""
+    document = result("eval_profile")
+    settings, hardware = document["settings"], document["hardware"]
+    return (
+        f"First {settings['questions']:,} questions of {document['squad']}, {settings['threads']} threads, "
+        f"{hardware['cores']} cores of {hardware['processor']}; medians of {settings['rounds']} rounds.\n\n"
+        f"{_script('profile_eval').table(document)}".rstrip("\n")
+    )
+
+
+def kernels() -> str:
+    """Where the time inside OpenVINO goes."""
+    document = result("kernel_profile")
+    settings, hardware = document["settings"], document["hardware"]
+    return (
+        f"{settings['batch']} windows of {settings['length']} tokens, openvino {document['versions']['openvino']}, "
+        f"{settings['threads']} threads, {hardware['cores']} cores of {hardware['processor']}; medians of "
+        f"{settings['rounds']} rounds.\n\n{_script('profile_kernels').table(document)}".rstrip("\n")
+    )
+
+
+def tried() -> str:
+    """What was tried to be faster, and what came of it."""
+    rows = [tuple(row[name] for name in ("what", "found", "kept")) for row in result("tried")["rows"]]
+    return table(("tried", "found", "kept"), rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "measured": measured,
+    "peers": peers,
+    "packing": lambda: latency("bench_packing"),
+    "backends": lambda: latency("bench_backends"),
+    "precisions": lambda: latency("bench_precisions"),
+    "squad": lambda: squad("bench_squad"),
+    "eval profile": eval_profile,
+    "kernels": kernels,
+    "growth": growth,
+    "tried": tried,
+}
+PICTURES: dict[str, Callable[[], str]] = {"growth.svg": growth_curves}
 
 
 def regenerated(text: str) -> str:
@@ -49,35 +160,44 @@ def regenerated(text: str) -> str:
 
 
 def documents() -> list[Path]:
-    return [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    return [REPOSITORY / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
 def main(arguments: list[str]) -> int:
-    stale = []
-    for path in documents():
-        before = path.read_text(encoding="utf-8")
-        after = regenerated(before)
-        if after != before:
-            stale.append(path.name)
-            if "--check" not in arguments:
-                path.write_text(after, encoding="utf-8")
-    sys.stderr.write(f"{'stale' if '--check' in arguments else 'written'}: {', '.join(stale) or 'nothing'}\n")
-    return 1 if stale and "--check" in arguments else 0
+    made = {path: regenerated(path.read_text(encoding="utf-8")) for path in documents()}
+    made |= {DOCS / name: draw() for name, draw in PICTURES.items()}
+    stale = [path for path, text in made.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
+    check = "--check" in arguments
+    for path in stale if not check else ():
+        path.write_text(made[path], encoding="utf-8")
+    names = ", ".join(path.name for path in stale) or "nothing"
+    sys.stderr.write(f"{'stale' if check else 'written'}: {names}\n")
+    return 1 if stale and check else 0
 
 
-def _comparison() -> ModuleType:
-    """tests/peers/compare.py, which is no package: it runs beside packages that densepack cannot."""
-    folder = RESULTS.parent
-    sys.path.insert(0, str(folder))
+def _origin(document: dict[str, Any]) -> str:
+    """Where a benchmark ran, how often, and with what command."""
+    hardware, versions = document["hardware"], document["versions"]
+    names = [f"{name} {versions[name]}" for name in ("onnxruntime", "openvino", "torch") if versions.get(name)]
+    rounds = document["settings"]["rounds"]
+    return (
+        f"{hardware['cores']} cores of {hardware['processor']}, {', '.join(names)}; medians of {rounds} interleaved "
+        f"rounds; `{document['command']}`."
+    )
+
+
+def _script(name: str) -> ModuleType:
+    """A script of tests/peers, which is no package: they run beside packages that densepack cannot."""
+    sys.path.insert(0, str(PEERS))
     try:
-        specification = importlib.util.spec_from_file_location("compare", folder / "compare.py")
+        specification = importlib.util.spec_from_file_location(name, PEERS / f"{name}.py")
         assert specification is not None
         assert specification.loader is not None
         module = importlib.util.module_from_spec(specification)
-        sys.modules["compare"] = module
+        sys.modules[name] = module
         specification.loader.exec_module(module)
     finally:
-        sys.path.remove(str(folder))
+        sys.path.remove(str(PEERS))
     return module
 
 

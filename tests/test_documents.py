@@ -7,11 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from densepack_runtime.squad import sample_squad_path
 from tests.conftest import REPOSITORY
@@ -29,7 +31,7 @@ def regenerate() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def compare(regenerate: ModuleType) -> ModuleType:
-    return regenerate._comparison()  # type: ignore[no-any-return]
+    return regenerate._script("compare")  # type: ignore[no-any-return]
 
 
 def run(name: str, number: int, seconds: float, mib: float = 100) -> dict[str, Any]:
@@ -47,6 +49,7 @@ def test_a_stale_table_is_found_and_mended(
     path = tmp_path / "README.md"
     path.write_text("before\n<!-- peers -->\nold\n<!-- end -->\nafter\n", encoding="utf-8")
     monkeypatch.setattr(regenerate, "documents", lambda: [path])
+    monkeypatch.setattr(regenerate, "PICTURES", {})
     monkeypatch.setitem(regenerate.BLOCKS, "peers", lambda: "new \\1")
     assert regenerate.main(["--check"]) == 1
     assert "old" in path.read_text(encoding="utf-8")
@@ -96,3 +99,52 @@ def test_the_clock_runs_from_the_file_to_the_score(tmp_path: Path) -> None:
     assert (record["exact_match"], record["f1"], record["questions"]) == (100, 100, 20)
     assert 0.05 <= record["seconds"] < record["seconds"] + record["warm_up_seconds"] < 60
     assert record["versions"]["numpy"]
+
+
+def test_a_stage_inside_another_stops_its_clock(regenerate: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = regenerate._script("profile_eval")
+    now = [0.0]
+    monkeypatch.setattr(profile.time, "perf_counter", lambda: now[0])
+
+    def takes(seconds: float) -> None:
+        now[0] += seconds
+
+    def batches() -> Iterator[int]:
+        for number in range(3):
+            takes(1)
+            yield number
+
+    def model(source: Iterator[int]) -> Iterator[int]:
+        for number in source:
+            takes(10)
+            yield number
+
+    stages = profile.Stages()
+    takes(100)
+    computed = stages.iterated("model", model)(stages.iterated("batch", batches)())
+    assert list(computed) == [0, 1, 2]
+    stages.timed("score", takes)(7)
+    stages.tick()
+    assert stages.seconds == {profile.REST: 100, "batch": 3, "model": 30, "score": 7}
+
+
+def test_small_kernels_are_told_together(regenerate: ModuleType) -> None:
+    profile = regenerate._script("profile_kernels")
+    runs = [
+        {"precision": precision, "ms": {"Product": product + shift, "Sum": 10.0, "Tiny": 0.1}}
+        for precision, product in (("fp32", 90.0), ("int8", 10.0))
+        for shift in (-5.0, 0.0, 50.0)
+    ]
+    assert profile.table({"runs": runs}).splitlines()[2:] == [
+        "| Product | 90.0 (89.9%) | 10.0 (49.8%) |",
+        "| Sum | 10.0 (10.0%) | 10.0 (49.8%) |",
+        "| everything else | 0.1 (0.1%) | 0.1 (0.5%) |",
+        "| all | 100.1 | 20.1 |",
+    ]
+
+
+def test_the_card_of_the_default_checkpoint_has_the_scores_of_the_tables(regenerate: ModuleType) -> None:
+    card = ModelCard.load(REPOSITORY / "models" / "checkpoints" / "default" / "README.md")
+    told = {found.metric_type: found.metric_value for found in card.data.eval_results or []}
+    scores = regenerate.result("eval_default")
+    assert told == {name: scores[name] for name in ("exact_match", "f1")}

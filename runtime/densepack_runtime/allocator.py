@@ -1,7 +1,7 @@
 """One setting of glibc's allocator that a process with large, short-lived arrays needs.
 
-By default glibc maps every large array afresh and returns it at once; on the shapes of BERT most of the time then goes
-into page faults. Keeping freed memory makes PyTorch on a CPU several times as fast. The command line does this at its
+By default glibc maps every large array afresh and returns it at once; on the shapes of BERT much of the time then goes
+into page faults. Keeping freed memory makes PyTorch on a CPU faster (docs/speed.md). The command line does this at its
 start; as a library densepack leaves the allocator of its host alone.
 """
 

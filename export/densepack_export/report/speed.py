@@ -38,7 +38,7 @@ def speed(benchmark: Benchmark) -> Speed:
             name=benchmark.name,
             where=_where(benchmark),
             command=str(benchmark.document.get("command") or ""),
-            pictures=[*_latency_picture(benchmark), *_growth_picture(benchmark)],
+            pictures=[*_latency_picture(benchmark), *growth_picture(benchmark)],
             tables=[*_ratios(benchmark), *_squad(benchmark), *_latency(benchmark)],
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -61,9 +61,10 @@ def _latency_picture(benchmark: Benchmark) -> list[Picture]:
     return [Picture(latency_plot(timings), "milliseconds by window length for each batch size")] if timings else []
 
 
-def _growth_picture(benchmark: Benchmark) -> list[Picture]:
+def growth_picture(benchmark: Benchmark) -> list[Picture]:
+    """The curves of a document that has some, else nothing."""
     points = [
-        Growth(row["side"], row["axis"], row["value"], row["seconds"], row.get("peak_rss_mib"))
+        Growth(row["side"], row["axis"].replace("_", " "), row["value"], row["seconds"], row.get("peak_rss_mib"))
         for row in benchmark.rows("growth")
     ]
     text = "seconds and peak memory by questions, words of a context, and threads"
