@@ -109,23 +109,16 @@ def growth_curves() -> str:
 def eval_profile() -> str:
     """Where the time of `densepack eval` goes."""
     document = result("eval_profile")
-    settings, hardware = document["settings"], document["hardware"]
-    return (
-        f"First {settings['questions']:,} questions of {document['squad']}, {settings['threads']} threads, "
-        f"{hardware['cores']} cores of {hardware['processor']}; medians of {settings['rounds']} rounds.\n\n"
-        f"{_script('profile_eval').table(document)}".rstrip("\n")
-    )
+    questions = document["settings"]["questions"]
+    return f"First {questions:,} questions of {document['squad']}, {_profiled(document, 'profile_eval')}"
 
 
 def kernels() -> str:
     """Where the time inside OpenVINO goes."""
     document = result("kernel_profile")
-    settings, hardware = document["settings"], document["hardware"]
-    return (
-        f"{settings['batch']} windows of {settings['length']} tokens, openvino {document['versions']['openvino']}, "
-        f"{settings['threads']} threads, {hardware['cores']} cores of {hardware['processor']}; medians of "
-        f"{settings['rounds']} rounds.\n\n{_script('profile_kernels').table(document)}".rstrip("\n")
-    )
+    settings, version = document["settings"], document["versions"]["openvino"]
+    asked = f"{settings['batch']} windows of {settings['length']} tokens, openvino {version}"
+    return f"{asked}, {_profiled(document, 'profile_kernels')}"
 
 
 def tried() -> str:
@@ -184,6 +177,15 @@ def _origin(document: dict[str, Any]) -> str:
         f"{hardware['cores']} cores of {hardware['processor']}, {', '.join(names)}; medians of {rounds} interleaved "
         f"rounds; `{document['command']}`."
     )
+
+
+def _profiled(document: dict[str, Any], script: str) -> str:
+    """Where a profile ran and how often, and the table that its script makes of it."""
+    settings, hardware = document["settings"], document["hardware"]
+    return (
+        f"{settings['threads']} threads, {hardware['cores']} cores of {hardware['processor']}; medians of "
+        f"{settings['rounds']} rounds.\n\n{_script(script).table(document)}"
+    ).rstrip("\n")
 
 
 def _script(name: str) -> ModuleType:
