@@ -18,6 +18,7 @@ from densepack_runtime.onnxruntime_session import physical_cores
 
 PEAK_MATMUL_SIZE = 2048
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def hardware() -> dict[str, Any]:
@@ -81,13 +82,27 @@ def _status_mib(name: str) -> float | None:
     return None
 
 
+def processor_features() -> str:
+    """The processor's name and instruction sets: compiled code that fits one may end a process on another.
+
+    Only the name where the system does not list instruction sets (macOS, Windows).
+    """
+    return f"{_processor_name()}: {_cpuinfo('flags') or _cpuinfo('Features')}"
+
+
 def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or "unknown"
+    return _cpuinfo("model name") or platform.processor() or "unknown"
+
+
+def _cpuinfo(field: str) -> str:
+    """A field of the first processor in Linux's list of them; "" where there is none."""
+    if not _CPUINFO.is_file():
+        return ""
+    for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
+    return ""
 
 
 def _memory_gib() -> float | None:

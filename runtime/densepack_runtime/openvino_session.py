@@ -8,6 +8,8 @@ All three run the float32 graph; INT8 is for products with weights, and what is 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 import threading
@@ -19,6 +21,8 @@ from types import ModuleType
 from typing import Any
 
 from densepack_runtime.errors import BackendError, InputError, require
+from densepack_runtime.files import sha256_of
+from densepack_runtime.machine import processor_features
 from densepack_runtime.onnxruntime_session import physical_cores
 from densepack_runtime.openvino_int8 import GROUP_SIZE, multiplies_int8, with_int8_weights
 from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, ComputePrecision, Logits
@@ -28,6 +32,8 @@ _TELEMETRY = "openvino_telemetry"
 # oneTBB loads a library so that it sees glibc's `free` but memory of a preloaded allocator (tcmalloc, jemalloc), and
 # the process ends; this switch makes it load that library like any other (uxlfoundation/oneTBB issue 1645).
 _SHARED_ALLOCATOR = ("TBB_ENABLE_SANITIZERS", "1")
+# Takes instruction sets away from the kernels that are compiled.
+_INSTRUCTION_SETS = "ONEDNN_MAX_CPU_ISA"
 
 
 class OpenVinoSession:
@@ -116,16 +122,9 @@ def _compile(path: Path, precision: ComputePrecision, threads: int, cache: Path 
     if precision not in able:
         name = core.get_property("CPU", "FULL_DEVICE_NAME")
         raise BackendError(f"{name} does not multiply in {precision}: use --precision {' or '.join(able)}")
+    options = compile_options(precision, threads, bfloat16="bf16" in able)
     if cache is not None:
-        core.set_property({"CACHE_DIR": str(cache)})
-    options = {
-        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" or "bf16" not in able else "bf16",
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        # Pinned threads keep others off these cores, and those of another session would be pinned to the same ones.
-        "ENABLE_CPU_PINNING": False,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP_SIZE if precision == "int8" else 0,
-    }
+        core.set_property({"CACHE_DIR": str(cache_folder(cache, path, precision, options, openvino.__version__))})
     try:
         model = core.read_model(str(path))
         _check_tensors(model, path)
@@ -134,6 +133,38 @@ def _compile(path: Path, precision: ComputePrecision, threads: int, cache: Path 
         return core.compile_model(model, "CPU", options)
     except RuntimeError as error:
         raise BackendError(f"OpenVINO cannot load {path}: {error}") from error
+
+
+def compile_options(precision: ComputePrecision, threads: int, *, bfloat16: bool) -> dict[str, Any]:
+    """What OpenVINO is told; `bfloat16` says whether the processor multiplies it."""
+    return {
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" or not bfloat16 else "bf16",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        # Pinned threads keep others off these cores, and those of another session would be pinned to the same ones.
+        "ENABLE_CPU_PINNING": False,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP_SIZE if precision == "int8" else 0,
+    }
+
+
+def cache_folder(
+    cache: Path, graph: Path, precision: ComputePrecision, options: Mapping[str, Any], version: str
+) -> Path:
+    """The folder in `cache` for one compilation, named after all that decides what comes of it.
+
+    OpenVINO 2026.4.1 names what it compiled after the graph, whatever the precision: a bfloat16 session that found the
+    float32 one took it, and ended the process on processors with AMX.
+    """
+    decides = {
+        "graph": sha256_of(graph),
+        "precision": precision,
+        "options": dict(options),
+        "openvino": version,
+        "processor": processor_features(),
+        "instruction sets": os.environ.get(_INSTRUCTION_SETS, ""),
+    }
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return cache / f"{precision}-{digest[:16]}"
 
 
 def _check_tensors(model: Any, path: Path) -> None:

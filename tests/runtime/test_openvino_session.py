@@ -9,6 +9,7 @@ import sys
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, InputError, MissingDependencyError
 from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.openvino_int8 import quantised
-from densepack_runtime.openvino_session import OpenVinoSession, openvino_precisions
+from densepack_runtime.openvino_session import OpenVinoSession, cache_folder, compile_options, openvino_precisions
 from densepack_runtime.session import Batch, ComputePrecision, Session
 from tests.conftest import REPOSITORY
 from tests.runtime.test_onnxruntime_session import LEAK_MIB, make_batch, save_graph
@@ -111,7 +112,53 @@ def test_a_bundle_gives_the_same_answers(default_bundle: Path, precision: Comput
     )
     low, high = (0, 1e-4) if precision == "fp32" else (1e-3, 1)
     assert low <= difference < high
-    assert list((bundle.folder.with_name("bundle.cache") / "openvino").iterdir())
+    assert list((bundle.folder.with_name("bundle.cache") / "openvino").glob(f"{precision}-*/*"))
+
+
+def blobs(cache: Path) -> set[str]:
+    return {path.relative_to(cache).as_posix() for path in cache.rglob("*.blob")}
+
+
+def test_what_was_compiled_for_one_precision_is_not_taken_for_another(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the names of the blobs: only processors with AMX end the process over the wrong one."""
+    monkeypatch.setattr(module, "openvino_precisions", lambda: ("fp32", "bf16", "int8"))
+    seen: list[set[str]] = []
+    for precision in ("fp32", "bf16", "int8", "fp32"):
+        OpenVinoSession(graph, precision=precision, threads=1, cache=tmp_path).close()
+        seen.append(blobs(tmp_path))
+    fp32, bf16, int8, again = seen
+    assert len(fp32) == 1
+    assert len(bf16) == 2
+    assert len(int8) == 3
+    assert len({Path(name).parent for name in int8}) == 3
+    assert again == int8, "the second session of a precision takes what the first one left"
+
+
+def test_everything_that_decides_names_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = save_graph(tmp_path / "model.onnx")
+    other = tmp_path / "other.onnx"
+    other.write_bytes(graph.read_bytes() + b"\n")
+    fp32, bf16 = (compile_options(precision, 2, bfloat16=True) for precision in ("fp32", "bf16"))
+
+    def name(of: Path = graph, precision: Any = "fp32", options: Any = fp32, version: str = "2026.4.1") -> str:
+        return cache_folder(tmp_path, of, precision, options, version).name
+
+    names = [
+        name(),
+        name(of=other),
+        name(precision="bf16"),
+        name(precision="bf16", options=bf16),
+        name(version="2026.5.0"),
+        *(name(options={**fp32, option: "other"}) for option in fp32),
+    ]
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    names.append(name())
+    monkeypatch.setattr(module, "processor_features", lambda: "Intel(R) Xeon(R): amx_tile amx_bf16 amx_int8")
+    names.append(name())
+    assert len(set(names)) == len(names)
+    assert name() == names[-1]
 
 
 @pytest.mark.parametrize(
