@@ -36,6 +36,7 @@ from densepack_runtime.bundle import (
 )
 from densepack_runtime.engines import FLAVOURS, EngineEntry, Host, installed_version, misfit
 from densepack_runtime.errors import ParityError
+from densepack_runtime.ladder import closed_precisions
 from densepack_runtime.parity import ParityReport, ParityRun, parity_entry
 from densepack_runtime.recorded_reference import ReferenceRecorder, stratified_windows
 from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Precision
@@ -178,6 +179,7 @@ def _check_parity(
     with story.bar("parity", len(run.windows)) as advance:
         run = replace(run, on_windows=advance)
         report = climb_from_checkpoint(bundle, run, checkpoint, packed, threads=threads, on_reference=recorder)
+    report = report.with_optional_closed()
     story.show(report)
     if not report.passed:
         raise ParityError(f"parity failed, no bundle was written: {'; '.join(report.failures)}")
@@ -185,5 +187,8 @@ def _check_parity(
     draft.path(PARITY_NAME).write_text(
         json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    draft.manifest = replace(draft.manifest, parity=parity_entry(report))
+    closed = closed_precisions(report)
+    for entry in closed:
+        story.tell(f"closed: {entry.precision} on {entry.backend}, the rest of the bundle stands ({entry.reason})")
+    draft.manifest = replace(draft.manifest, parity=parity_entry(report), closed=closed)
     return report

@@ -71,7 +71,11 @@ def choose_backend(
 
 
 def open_choice(bundle: Bundle, choice: Choice, *, threads: int | None = None, cuda_graphs: bool = True) -> Session:
-    """Open what was chosen. `threads` counts CPU threads, default the physical cores."""
+    """Open what was chosen. `threads` counts CPU threads, default the physical cores.
+
+    Raises BackendError for what the build closed, and what the backend raises.
+    """
+    _refuse_closed(bundle, choice.backend, choice.precision)
     if choice.plan is not None:
         return open_plan(bundle, choice.plan, cuda_graphs=cuda_graphs)
     from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
@@ -158,7 +162,17 @@ def _graph_choice(bundle: Bundle, backend: str, precision: ComputePrecision | No
             f"the bundle has no {GRAPH_OF[precision]} graph, only {', '.join(bundle.precisions)}: choose one of these, "
             "or build the bundle again"
         )
+    _refuse_closed(bundle, backend, precision)
     return Choice(backend, precision, reason)
+
+
+def _refuse_closed(bundle: Bundle, backend: str, precision: ComputePrecision) -> None:
+    reason = bundle.manifest.why_closed(backend, precision)
+    if reason is not None:
+        raise BackendError(
+            f"this bundle does not run in {precision} on {backend}: when it was built, {reason}. Choose another "
+            f"precision ({', '.join(PRECISIONS[backend])}), or build it again on another processor"
+        )
 
 
 def _refuse_precision(backend: str, precision: ComputePrecision | None) -> None:

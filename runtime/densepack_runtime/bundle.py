@@ -26,11 +26,12 @@ from typing import Any
 from densepack_runtime.engines import EngineEntry
 from densepack_runtime.errors import BundleError, InputError
 from densepack_runtime.files import new_folder, sha256_of
-from densepack_runtime.session import Precision
+from densepack_runtime.session import ComputePrecision, Precision
 
 MANIFEST_NAME = "bundle.json"
 MANIFEST_KIND = "densepack bundle"
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
+_READABLE_SCHEMAS = (1, MANIFEST_SCHEMA)
 ONNX_NAMES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 REFERENCE_NAME = "reference.npz"
 PARITY_NAME = "parity.json"
@@ -96,8 +97,20 @@ class ParityEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class ClosedPrecision:
+    """What failed the ladder when the bundle was built: it is refused here, with the reason, and the rest stands."""
+
+    backend: str
+    precision: ComputePrecision
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of bundle.json. `engines` holds one entry per plan, `fp16_range` the result of the range gate."""
+    """The content of bundle.json. `engines` holds one entry per plan, `fp16_range` the result of the range gate.
+
+    `closed` came with schema 2: a bundle of schema 1 was not written where a precision failed.
+    """
 
     model: ModelEntry
     inputs: tuple[TensorEntry, ...]
@@ -109,6 +122,13 @@ class Manifest:
     engines: tuple[EngineEntry, ...] = ()
     fp16_range: dict[str, Any] = field(default_factory=dict)
     files: dict[str, FileEntry] = field(default_factory=dict)
+    closed: tuple[ClosedPrecision, ...] = ()
+
+    def why_closed(self, backend: str, precision: ComputePrecision) -> str | None:
+        """Why this bundle must not run so; None where it may."""
+        return next(
+            (entry.reason for entry in self.closed if (entry.backend, entry.precision) == (backend, precision)), None
+        )
 
     def to_json(self) -> str:
         body = {"kind": MANIFEST_KIND, "schema": MANIFEST_SCHEMA, **asdict(self)}
@@ -136,6 +156,7 @@ def _typed(body: Mapping[str, Any]) -> dict[str, Any]:
         "parity": ParityEntry(**body["parity"]),
         "engines": tuple(EngineEntry.from_dict(entry) for entry in body["engines"]),
         "files": {name: FileEntry(**entry) for name, entry in body["files"].items()},
+        "closed": tuple(ClosedPrecision(**entry) for entry in body["closed"]),
     }
 
 
@@ -152,7 +173,7 @@ def _checked_body(text: str) -> dict[str, Any]:
     if not isinstance(body, dict) or body.pop("kind", None) != MANIFEST_KIND:
         raise BundleError(f"{MANIFEST_NAME} was not written by densepack")
     schema = body.pop("schema", None)
-    if schema != MANIFEST_SCHEMA:
+    if schema not in _READABLE_SCHEMAS:
         raise BundleError(
             f"the bundle has schema {schema!r} and this densepack reads {MANIFEST_SCHEMA}: build the bundle again, or "
             "install the densepack that wrote it"
@@ -160,6 +181,8 @@ def _checked_body(text: str) -> dict[str, Any]:
     checksum = body.pop("checksum", None)
     if checksum != _checksum({"kind": MANIFEST_KIND, "schema": schema, **body}):
         raise BundleError(f"{MANIFEST_NAME} was changed after it was written (its checksum differs): build it again")
+    if schema == 1:
+        body["closed"] = []
     return body
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from densepack_runtime.backends import Choice, has_provider, open_choice, open_plan
-from densepack_runtime.bundle import REFERENCE_NAME, Bundle
+from densepack_runtime.bundle import REFERENCE_NAME, Bundle, ClosedPrecision
 from densepack_runtime.engines import EngineEntry, Host, misfit
 from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.openvino_session import OpenVinoSession, openvino_precisions
@@ -22,6 +22,7 @@ from densepack_runtime.squad import SquadDataset
 from densepack_runtime.windows import Windower
 
 PLAN_NOT_RUN = "built, not run"
+OPENVINO = "openvino"
 
 
 def bundle_run(bundle: Bundle, dataset: SquadDataset, squad_name: str) -> ParityRun:
@@ -34,8 +35,8 @@ def bundle_run(bundle: Bundle, dataset: SquadDataset, squad_name: str) -> Parity
 def open_rungs(bundle: Bundle, opened: ExitStack, threads: int | None = None, host: Host | None = None) -> list[Rung]:
     """Every graph and plan of the bundle as a rung (closed with `opened`); a plan that fits no GPU here does not run.
 
-    Where OpenVINO is installed, it runs the float32 graph in every precision that the processor has. On a GPU the
-    float16 graph also runs in ONNX Runtime's CUDA provider.
+    Where OpenVINO is installed, it runs the float32 graph in every precision that the processor has and the build did
+    not close. On a GPU the float16 graph also runs in ONNX Runtime's CUDA provider.
     """
     host = host or Host.here()
     rungs = []
@@ -53,10 +54,23 @@ def open_rungs(bundle: Bundle, opened: ExitStack, threads: int | None = None, ho
 def _openvino_rungs(bundle: Bundle, opened: ExitStack, threads: int | None) -> list[Rung]:
     rungs = []
     for precision in openvino_precisions():
+        name, reason = f"OpenVINO {precision.upper()}", bundle.manifest.why_closed(OPENVINO, precision)
+        if reason is not None:
+            rungs.append(Rung(name, None, precision, f"closed by the build: {reason}"))
+            continue
         session = OpenVinoSession(bundle.graph(GRAPH_OF[precision]), precision=precision, threads=threads)
         opened.enter_context(closing(session))
-        rungs.append(Rung(f"OpenVINO {precision.upper()}", session, precision))
+        rungs.append(Rung(name, session, precision))
     return rungs
+
+
+def closed_precisions(report: ParityReport) -> tuple[ClosedPrecision, ...]:
+    """What the ladder of a build closed, for the manifest. Only OpenVINO computes in such precisions."""
+    return tuple(
+        ClosedPrecision(OPENVINO, rung.precision, "; ".join(rung.failures))
+        for rung in report.rungs
+        if rung.status == "closed"
+    )
 
 
 def _plan_rung(bundle: Bundle, entry: EngineEntry, opened: ExitStack, host: Host) -> Rung:

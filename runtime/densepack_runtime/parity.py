@@ -21,7 +21,7 @@ from densepack_runtime.batching import FEW_LENGTHS, length_sorted_batches
 from densepack_runtime.bundle import ParityEntry
 from densepack_runtime.errors import InputError
 from densepack_runtime.parity_tally import BestSpans, LogitDifference, LogitTally, SpanTally
-from densepack_runtime.session import Batch, ComputePrecision, Logits, Session
+from densepack_runtime.session import OPTIONAL_PRECISIONS, Batch, ComputePrecision, Logits, Session
 from densepack_runtime.squad import SquadDataset, score_predictions
 from densepack_runtime.windows import Window, Windower
 
@@ -94,7 +94,7 @@ class RungReport:
 
     name: str
     precision: ComputePrecision
-    status: Literal["reference", "passed", "failed", "not run"]
+    status: Literal["reference", "passed", "failed", "closed", "not run"]
     note: str = ""
     questions: int = 0
     windows: int = 0
@@ -123,8 +123,9 @@ class ParityReport:
 
     @property
     def failures(self) -> list[str]:
-        """One sentence for each limit that a rung broke."""
-        return [f"{rung.name}: {failure}" for rung in self.rungs for failure in rung.failures]
+        """One sentence for each limit that a rung broke, those of closed rungs aside."""
+        failed = (rung for rung in self.rungs if rung.status != "closed")
+        return [f"{rung.name}: {failure}" for rung in failed for failure in rung.failures]
 
     @property
     def passed(self) -> bool:
@@ -160,6 +161,15 @@ class ParityReport:
     def with_rung(self, rung: RungReport) -> ParityReport:
         """This ladder with one rung more."""
         return replace(self, rungs=(*self.rungs, rung))
+
+    def with_optional_closed(self) -> ParityReport:
+        """This ladder where a failed rung of a precision that a bundle can do without closes nothing but itself."""
+        closes = {
+            rung.name: replace(rung, status="closed")
+            for rung in self.rungs
+            if rung.status == "failed" and rung.precision in OPTIONAL_PRECISIONS
+        }
+        return replace(self, rungs=tuple(closes.get(rung.name, rung) for rung in self.rungs))
 
     def joined(self, other: ParityReport) -> ParityReport:
         """This ladder with the compared rungs of another one (run on a part of the windows, say) behind its own."""
@@ -247,13 +257,15 @@ def parity_entry(report: ParityReport) -> ParityEntry:
     questions = report.rungs[0].questions
     compared = sum(rung.status in ("passed", "failed") for rung in report.rungs)
     within = sum(rung.status == "passed" for rung in report.rungs)
+    closed = ", ".join(rung.name for rung in report.rungs if rung.status == "closed")
     return ParityEntry(
         checked=True,
         passed=report.passed,
         squad_name=report.squad_name,
         squad_sha256=report.squad_sha256,
         questions=questions,
-        summary=f"{within} of {compared} rungs within tolerance on {questions} questions",
+        summary=f"{within} of {compared} rungs within tolerance on {questions} questions"
+        + (f"; closed: {closed}" if closed else ""),
     )
 
 

@@ -21,6 +21,8 @@ from densepack_runtime.windows import Window
 # How a graph is typed, and how a session computes it: in bfloat16 and INT8, a backend runs the float32 graph.
 Precision = Literal["fp32", "fp16"]
 ComputePrecision = Literal["fp32", "fp16", "bf16", "int8"]
+# What a bundle need not have: where it fails the ladder of a build, it is closed and the rest of the bundle stands.
+OPTIONAL_PRECISIONS: tuple[ComputePrecision, ...] = ("bf16", "int8")
 GRAPH_OF: dict[ComputePrecision, Precision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", "int8": "fp32"}
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT_NAMES = ("start_logits", "end_logits")

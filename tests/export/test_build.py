@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,11 +21,14 @@ from densepack_models.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack
 from densepack_models.torch_session import TorchSession
+from densepack_runtime import ladder
+from densepack_runtime.backends import Choice, choose_backend, open_choice
 from densepack_runtime.bundle import Bundle
-from densepack_runtime.errors import ParityError
-from densepack_runtime.ladder import bundle_run
+from densepack_runtime.errors import BackendError, ParityError
+from densepack_runtime.ladder import bundle_run, climb_from_recording
+from densepack_runtime.openvino_session import OpenVinoSession
 from densepack_runtime.parity import ParityRun, Rung, RungReport, climb
-from densepack_runtime.session import Batch, Precision
+from densepack_runtime.session import Batch, ComputePrecision, Logits, Precision, Session
 from densepack_runtime.squad import SquadDataset, read_squad, sample_squad_path
 from densepack_runtime.windows import Windower
 from tests.conftest import BUNDLE_QUESTIONS
@@ -157,6 +162,70 @@ def test_a_closed_parity_gate_leaves_no_bundle(
     monkeypatch.setattr(build_module, "export_onnx", wrong_export)
     options = BuildOptions(squad=replace(sample, questions=sample.questions[:8]), engine=False)
     with pytest.raises(ParityError, match=r"no bundle was written: ONNX FP32: largest \|Δlogit\|"):
+        build_bundle(default_checkpoint, tmp_path / "out" / "bundle", options, Story.silent())
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+class BacktoFront:
+    """OpenVINO that gives the logits of every row in reverse: another answer to nearly every question."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.session = OpenVinoSession(*arguments, **{**options, "precision": "fp32"})
+
+    def run(self, batch: Batch) -> Logits:
+        logits = self.session.run(batch)
+        return Logits(logits.end[:, ::-1], logits.start[:, ::-1])
+
+    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
+        return map(self.run, batches)
+
+    def close(self) -> None:
+        self.session.close()
+
+
+def plant_wrong_openvino(monkeypatch: pytest.MonkeyPatch, wrong: ComputePrecision) -> None:
+    """A processor that multiplies in INT8, where one precision answers wrongly."""
+
+    def open_session(*arguments: Any, precision: ComputePrecision, **options: Any) -> Session:
+        kind = BacktoFront if precision == wrong else OpenVinoSession
+        return kind(*arguments, precision="fp32", **options)
+
+    monkeypatch.setattr(ladder, "openvino_precisions", lambda: ("fp32", "int8"))
+    monkeypatch.setattr(ladder, "OpenVinoSession", open_session)
+
+
+def test_a_failed_int8_rung_closes_only_int8(
+    default_checkpoint: Path, sample: SquadDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_wrong_openvino(monkeypatch, "int8")
+    options = BuildOptions(squad=replace(sample, questions=sample.questions[:8]), engine=False)
+    result = build_bundle(default_checkpoint, tmp_path / "bundle", options, Story.silent())
+    [closed] = result.bundle.manifest.closed
+    assert (closed.backend, closed.precision) == ("openvino", "int8")
+    assert "same best span" in closed.reason
+    assert result.parity is not None
+    assert result.parity.passed
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert bundle.manifest.parity.summary.endswith("on 8 questions; closed: OpenVINO INT8")
+    told = r"does not run in int8 on openvino: when it was built, same best span for .* % of 8 questions"
+    with pytest.raises(BackendError, match=told):
+        choose_backend(bundle, "openvino", "int8")
+    with pytest.raises(BackendError, match=told):
+        open_choice(bundle, Choice("openvino", "int8", "a benchmark asks"))
+    assert choose_backend(bundle, "openvino").precision == "fp32"
+    report = climb_from_recording(bundle, bundle_run(bundle, options.squad, "sample"))
+    assert report.passed
+    [rung] = [rung for rung in report.rungs if rung.precision == "int8"]
+    assert (rung.status, rung.note) == ("not run", f"closed by the build: {closed.reason}")
+    assert "OpenVINO INT8 closed" in (bundle.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_failed_fp32_rung_of_openvino_leaves_no_bundle(
+    default_checkpoint: Path, sample: SquadDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant_wrong_openvino(monkeypatch, "fp32")
+    options = BuildOptions(squad=replace(sample, questions=sample.questions[:8]), engine=False)
+    with pytest.raises(ParityError, match="no bundle was written: OpenVINO FP32: "):
         build_bundle(default_checkpoint, tmp_path / "out" / "bundle", options, Story.silent())
     assert list((tmp_path / "out").iterdir()) == []
 

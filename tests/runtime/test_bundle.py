@@ -190,6 +190,15 @@ def test_failed_editing_leaves_the_bundle_as_it_was(folder: Path) -> None:
         Bundle.open(folder)
 
 
+def test_a_manifest_of_schema_1_is_read() -> None:
+    """It had nothing closed: a precision that failed closed the bundle."""
+    body = {"kind": MANIFEST_KIND, "schema": 1, **asdict(make_manifest())}
+    del body["closed"]
+    read = Manifest.from_json(json.dumps({**body, "checksum": _checksum(json.loads(json.dumps(body)))}))
+    assert read == make_manifest()
+    assert read.why_closed("openvino", "int8") is None
+
+
 def test_a_manifest_of_another_densepack_is_a_clear_error(folder: Path) -> None:
     manifest = make_manifest()
     entry = asdict(manifest.engines[0])

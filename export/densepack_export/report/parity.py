@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from densepack_export.report.facts import Gold
 from densepack_export.report.tables import Cell, Row, Table
 from densepack_runtime.parity import ParityReport, RungReport, default_tolerance
+from densepack_runtime.session import OPTIONAL_PRECISIONS
 
 _COLUMNS = (
     "rung",
@@ -23,6 +24,7 @@ _COLUMNS = (
     "questions",
     "seconds",
 )
+_KINDS = {"passed": "good", "failed": "bad", "closed": "open"}
 _QUESTION_COLUMNS = ("question", "gold answer", "reference", "this rung", "margin", "max |Δ|")
 
 
@@ -51,7 +53,11 @@ def verdicts(parity: ParityReport | None) -> list[Chip]:
     compared = [rung for rung in parity.rungs if rung.status in ("passed", "failed")]
     within = sum(rung.status == "passed" for rung in compared)
     chips = [Chip(f"parity: {within} of {len(compared)} rungs within limits", "good" if parity.passed else "bad")]
-    waiting = sum(rung.status == "not run" for rung in parity.rungs)
+    waiting = sum(rung.status == "not run" and rung.precision not in OPTIONAL_PRECISIONS for rung in parity.rungs)
+    closed = [
+        rung for rung in parity.rungs if rung.status in ("closed", "not run") and rung.precision in OPTIONAL_PRECISIONS
+    ]
+    chips += [Chip(f"{rung.name} closed", "open") for rung in closed]
     return [*chips, Chip(f"{waiting} built, not run", "open")] if waiting else chips
 
 
@@ -73,7 +79,7 @@ def _rung_row(rung: RungReport) -> Row:
     drops = (_change(rung.exact_match_drop), _change(rung.f1_drop)) if rung.questions else ("", "")
     return (
         name,
-        Cell(rung.status, kind="good" if rung.status == "passed" else "bad"),
+        Cell(rung.status, kind=_KINDS[rung.status]),
         limits(rung),
         f"{rung.max_abs_logit:.1e}",
         f"{rung.p999_abs_logit:.1e}",
