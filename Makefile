@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: setup      ## build a bundle from the embedded checkpoint, answer questions, show the figures
-	$(BIN)/python -m densepack_export.demo models/checkpoints/default demo
+	$(BIN)/python -m densepack_export.checks.demo models/checkpoints/default demo
 
 test: setup      ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -41,13 +41,13 @@ peers: setup     ## densepack beside transformers 4.57, nn_pruning, optimum-onnx
 	$(MAKE) -C tests/peers speed PYTHON=$(PYTHON) OURS=$(abspath $(BIN))/python
 
 seed-check: setup  ## prove the published model end to end: make seed-check [CHECKPOINT=folder] [SQUAD=dev-v1.1.json]
-	$(BIN)/python -m densepack_export.seed_check $(CHECKPOINT) $(if $(SQUAD),--squad $(SQUAD))
+	$(BIN)/python -m densepack_export.checks.seed_check $(CHECKPOINT) $(if $(SQUAD),--squad $(SQUAD))
 
 gpu-check:       ## on a host with an NVIDIA GPU: test, build, prove, measure; one JSON verdict [SQUAD=dev-v1.1.json]
-	@$(PYTHON) runtime/densepack_runtime/gpus.py
+	@$(PYTHON) runtime/densepack_runtime/host/gpus.py
 	$(PYTHON) -m venv .venv-gpu
 	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gpu,export,prune,report,test]'
-	.venv-gpu/bin/python -m densepack_export.gpu_check models/checkpoints/default $(if $(SQUAD),--squad $(SQUAD)) --out gpu-check.json
+	.venv-gpu/bin/python -m densepack_export.checks.gpu_check models/checkpoints/default $(if $(SQUAD),--squad $(SQUAD)) --out gpu-check.json
 
 clean:           ## remove the environment, the demo and caches
 	rm -rf $(VENV) .venv-gpu .venv-peers .peers demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -18,7 +18,7 @@ from typing import Any
 from densepack_export.card.text import table
 from densepack_export.report.facts import Benchmark
 from densepack_export.report.speed import growth_picture
-from densepack_runtime.benchmark_tables import growth_table, latency_table, ratio_table, squad_table
+from densepack_runtime.benchmark.tables import growth_table, latency_table, ratio_table, squad_table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from densepack_models.structure import LayerStructure, Structure
-from densepack_runtime.gpus import nvidia_gpus
+from densepack_runtime.host.gpus import nvidia_gpus
+from densepack_runtime.structure import LayerStructure, Structure
 from tests.command_line import CommandLine
 from tests.tensorrt_api.fixtures import describe_tensorrt, tensorrt_bindings, true_api
 
@@ -69,8 +69,8 @@ def tiny_structure() -> Structure:
 def default_bundle(default_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole bundle of the default checkpoint, checked on the first sample questions; built once a test run."""
     from densepack_export.build import BuildOptions, build_bundle
-    from densepack_export.story import Story
-    from densepack_runtime.squad import read_squad, sample_squad_path
+    from densepack_runtime.host.story import Story
+    from densepack_runtime.question_answering.squad import read_squad, sample_squad_path
 
     # With pytest-xdist every process has a folder of its own below one of the whole run.
     shared = tmp_path_factory.getbasetemp()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from densepack_runtime.session import Batch, Logits, Session
+from densepack_runtime.sessions.session import Batch, Logits, Session
 
 # What a look at the clock takes, so that no time is zero.
 TICK = 1e-9

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.imports import Floors, Source, circles, floor_faults, imported, sources_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROOTS = {
@@ -18,37 +19,125 @@ ROOTS = {
     "densepack_export": REPOSITORY / "export" / "densepack_export",
 }
 # Who may import whom: export -> models -> runtime, never back.
-ALLOWED = {
-    "densepack_runtime": {"densepack_runtime"},
-    "densepack_models": {"densepack_runtime", "densepack_models"},
-    "densepack_export": {"densepack_runtime", "densepack_models", "densepack_export"},
+PACKAGES = ("densepack_runtime", "densepack_models", "densepack_export")
+# From the ground up: a folder or module imports what stands below it, never what stands beside it.
+FLOORS: dict[str, Floors] = {
+    "densepack_runtime": (
+        ("errors",),
+        ("host",),
+        ("structure",),
+        ("sessions",),
+        ("tensorrt_plans",),
+        ("bundle",),
+        ("backends",),
+        ("question_answering",),
+        ("benchmark", "parity", "serving"),
+        ("commands",),
+    ),
+    "densepack_models": (
+        ("families",),
+        ("packed_bert",),
+        ("weights",),
+        ("formats",),
+        ("packing_report", "reference", "torch_session"),
+        ("packing",),
+        ("inspection",),
+        ("pruning",),
+    ),
+    "densepack_export": (
+        ("measurements", "graphs"),
+        ("plots", "plans"),
+        ("report", "card", "proofs", "bench", "triton"),
+        ("bundle_changes",),
+        ("build",),
+        ("checks", "commands"),
+        ("cli",),
+    ),
 }
+# What a reader sees of a package at its top, so that a new idea goes into a folder.
+MOST_ENTRIES = {"densepack_runtime": 14, "densepack_models": 12, "densepack_export": 16}
 HEAVY = ("torch", "transformers", "onnx", "onnxscript", "safetensors", "polygraphy")
 # `import densepack_runtime` has to be free; 0.3 s is what the slowest of our machines may take, interpreter excluded.
 IMPORT_SECONDS = 0.3
-MODULES = sorted(path for root in ROOTS.values() for path in root.rglob("*.py"))
+SOURCES = sources_of(ROOTS)
 
 
-def imported_packages(path: Path) -> Iterator[str]:
-    """Top-level packages that a module imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield str(node.module).split(".")[0]
+def package_faults(sources: Sequence[Source]) -> list[str]:
+    """Imports of a package that stands above the one they are in."""
+    return [
+        f"{source.name} imports {target}"
+        for source in sources
+        for target, _ in imported(source)
+        if target.split(".")[0] in PACKAGES[PACKAGES.index(source.package) + 1 :]
+    ]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
-def test_imports_point_one_way(path: Path) -> None:
-    package = next(name for name, root in ROOTS.items() if path.is_relative_to(root))
-    ours = {name for name in imported_packages(path) if name.startswith("densepack_")}
-    assert ours <= ALLOWED[package], f"{path.name} imports {sorted(ours - ALLOWED[package])}"
+def test_the_tree_is_walked() -> None:
+    names = {source.name for source in SOURCES}
+    assert {"densepack_runtime.sessions.session", "densepack_models.pruning.trainer", "densepack_export.cli"} <= names
+    assert len(names) == sum(len(list(root.rglob("*.py"))) for root in ROOTS.values())
 
 
-@pytest.mark.parametrize("path", sorted(ROOTS["densepack_runtime"].rglob("*.py")), ids=lambda path: path.name)
-def test_runtime_never_imports_heavy_packages(path: Path) -> None:
-    assert not set(imported_packages(path)) & set(HEAVY)
+def test_packages_import_one_way() -> None:
+    assert package_faults(SOURCES) == []
+
+
+def test_every_module_imports_only_what_stands_below_it() -> None:
+    assert floor_faults(SOURCES, FLOORS) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(SOURCES) == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_top_of_a_package_is_seen_at_a_glance(package: str) -> None:
+    entries = sorted(path.name for path in ROOTS[package].iterdir() if path.name != "__pycache__")
+    assert len(entries) <= MOST_ENTRIES[package], entries
+
+
+def planted(name: str, text: str) -> list[Source]:
+    """The sources with one module more, or with a line more in one that is there."""
+    before = {source.name: source for source in SOURCES}
+    known = before[name].text if name in before else ""
+    return [*(source for source in SOURCES if source.name != name), Source(name, f"{known}\n{text}\n")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "fault"),
+    [
+        ("sessions.batching", "from densepack_runtime.bundle import Bundle", "bundle, which is not below it"),
+        ("sessions.batching", "def f():\n    import densepack_runtime.bundle", "bundle, which is not below it"),
+        ("host.files", "from densepack_runtime import backends", "backends, which is not below it"),
+        ("parity.climb", "from densepack_runtime.benchmark.sides import Side", "sides, which is not below it"),
+        ("manager", "", "densepack_runtime.manager stands on no floor"),
+        ("manager.things", "", "densepack_runtime.manager.things stands on no floor"),
+    ],
+)
+def test_a_planted_import_that_goes_up_is_found(name: str, text: str, fault: str) -> None:
+    found = floor_faults(planted(f"densepack_runtime.{name}", text), FLOORS)
+    assert len(found) == 1
+    assert fault in found[0]
+
+
+def test_a_planted_import_of_a_package_above_is_found() -> None:
+    text = "if TYPE_CHECKING:\n    from densepack_export.build import BuildResult"
+    assert package_faults(planted("densepack_models.packing", text)) == [
+        "densepack_models.packing imports densepack_export.build"
+    ]
+
+
+def test_a_planted_circle_is_found() -> None:
+    """One floor's modules may import each other, but not in a circle."""
+    [circle] = circles(planted("densepack_runtime.sessions.session", "import densepack_runtime.sessions.batching"))
+    assert {"densepack_runtime.sessions.session", "densepack_runtime.sessions.batching"} <= set(circle)
+
+
+@pytest.mark.parametrize(
+    "source", [source for source in SOURCES if source.package == "densepack_runtime"], ids=lambda source: source.name
+)
+def test_runtime_never_imports_heavy_packages(source: Source) -> None:
+    assert not {target.split(".")[0] for target, _ in imported(source)} & set(HEAVY)
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:
@@ -58,11 +147,9 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 BLOCK = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\n"
 
 
-@pytest.mark.parametrize(
-    "module", [path.stem for path in sorted(ROOTS["densepack_runtime"].glob("*.py")) if path.stem != "__init__"]
-)
-def test_runtime_modules_import_without_heavy_packages(module: str) -> None:
-    done = run_python(f"{BLOCK}import densepack_runtime.{module}")
+def test_runtime_modules_import_without_heavy_packages() -> None:
+    names = [source.name for source in SOURCES if source.package == "densepack_runtime"]
+    done = run_python(f"{BLOCK}import importlib\nfor name in {names!r}: importlib.import_module(name)")
     assert done.returncode == 0, done.stderr
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from densepack_runtime.squad import sample_squad_path
+from densepack_runtime.question_answering.squad import sample_squad_path
 from tests.conftest import REPOSITORY
 
 

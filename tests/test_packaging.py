@@ -71,7 +71,7 @@ def test_wheel_holds_the_three_packages_and_nothing_else(built: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
     for package in PACKAGES:
         assert f"{package}/py.typed" in names
-    assert "densepack_runtime/sample_squad.json" in names
+    assert "densepack_runtime/question_answering/sample_squad.json" in names
     assert {f"densepack_export/report/templates/report.{kind}" for kind in ("css", "html.j2")} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.endswith(".safetensors") for name in names)

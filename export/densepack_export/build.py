@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from densepack_export.engine_build import EngineRequest, build_into
-from densepack_export.onnx_export import OnnxExport, export_onnx
-from densepack_export.range_gate import RangeReport, measure_fp16_ranges
+from densepack_export.graphs.onnx_export import OnnxExport, export_onnx
+from densepack_export.plans.into_bundle import PlanRequest, build_into
+from densepack_export.proofs.range_gate import RangeReport, measure_fp16_ranges
+from densepack_export.proofs.verify import climb_from_checkpoint
 from densepack_export.report.writing import refresh_report
-from densepack_export.story import Story
-from densepack_export.verify import climb_from_checkpoint
-from densepack_models.checkpoint import Checkpoint, load_checkpoint
+from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
-from densepack_models.packing import PackReport, pack_with_report
+from densepack_models.packing import pack_with_report
+from densepack_models.packing_report import PackReport
 from densepack_runtime.bundle import (
     ONNX_NAMES,
     PARITY_NAME,
@@ -34,15 +34,21 @@ from densepack_runtime.bundle import (
     TensorEntry,
     write_bundle,
 )
-from densepack_runtime.engines import FLAVOURS, EngineEntry, Host, installed_version, misfit
 from densepack_runtime.errors import ParityError
-from densepack_runtime.ladder import closed_precisions
-from densepack_runtime.parity import ParityReport, ParityRun, parity_entry
-from densepack_runtime.recorded_reference import ReferenceRecorder, stratified_windows
-from densepack_runtime.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Precision
-from densepack_runtime.squad import SquadDataset
-from densepack_runtime.versions import package_versions
-from densepack_runtime.windows import Windower
+from densepack_runtime.host.flavours import FLAVOURS, installed_version
+from densepack_runtime.host.here import Host
+from densepack_runtime.host.story import Story
+from densepack_runtime.host.versions import package_versions
+from densepack_runtime.parity.climb import ParityRun
+from densepack_runtime.parity.ladder import closed_precisions
+from densepack_runtime.parity.recorded_reference import ReferenceRecorder, stratified_windows
+from densepack_runtime.parity.report import ParityReport, parity_entry
+from densepack_runtime.parity.tables import show_parity
+from densepack_runtime.question_answering.squad import SquadDataset
+from densepack_runtime.question_answering.windows import Windower
+from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Precision
+from densepack_runtime.tensorrt_plans.choice import misfit
+from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 RANGE_GATE_WINDOWS = 500
 
@@ -58,7 +64,7 @@ class BuildOptions:
     pad_to: int = 1
     parity: bool = True
     engine: bool | None = None
-    engine_request: EngineRequest = field(default_factory=EngineRequest)
+    plan_request: PlanRequest = field(default_factory=PlanRequest)
     revision: str | None = None
     overwrite: bool = False
     threads: int | None = None
@@ -72,7 +78,7 @@ class BuildResult:
     packing: PackReport
     exports: tuple[OnnxExport, ...]
     ranges: RangeReport
-    engine: EngineEntry | None
+    engine: PlanEntry | None
     parity: ParityReport | None
 
 
@@ -153,12 +159,12 @@ def _told(batches: Iterator[Batch], advance: Callable[..., None]) -> Iterator[Ba
         advance(len(batch.windows))
 
 
-def _build_plan(draft: BundleDraft, options: BuildOptions, story: Story) -> EngineEntry | None:
+def _build_plan(draft: BundleDraft, options: BuildOptions, story: Story) -> PlanEntry | None:
     available = any(installed_version(flavour) for flavour in FLAVOURS)
     if options.engine is False or (options.engine is None and not available):
         story.tell("no TensorRT plan: " + ("--no-engine" if available else "no TensorRT is installed"))
         return None
-    entry = build_into(draft, options.engine_request, story)
+    entry = build_into(draft, options.plan_request, story)
     reason = misfit(entry, Host.here())
     if options.parity:
         entry = replace(entry, verdict="part of the parity ladder" if reason is None else "built, not run")
@@ -180,7 +186,7 @@ def _check_parity(
         run = replace(run, on_windows=advance)
         report = climb_from_checkpoint(bundle, run, checkpoint, packed, threads=threads, on_reference=recorder)
     report = report.with_optional_closed()
-    story.show(report)
+    show_parity(report, story.show, story.tell)
     if not report.passed:
         raise ParityError(f"parity failed, no bundle was written: {'; '.join(report.failures)}")
     recorder.save(draft.path(REFERENCE_NAME))

@@ -11,11 +11,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from densepack_models.checkpoint import Checkpoint, load_checkpoint
+    from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
     from densepack_models.inspection import inspect
     from densepack_models.packed_bert import PackedBertForQuestionAnswering
     from densepack_models.packing import pack
-    from densepack_models.structure import Structure
+    from densepack_runtime.structure import Structure
 
 __all__ = ["Checkpoint", "PackedBertForQuestionAnswering", "Structure", "inspect", "load_checkpoint", "pack"]
 

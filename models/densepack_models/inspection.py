@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
-from densepack_models.checkpoint import Checkpoint
+from densepack_models.formats.checkpoint import Checkpoint
 from densepack_models.packing import analyse
-from densepack_models.structure import MATRICES, Structure
+from densepack_runtime.structure import MATRICES, Structure
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densepack_models.structure import LayerStructure, Structure
+from densepack_runtime.structure import LayerStructure, Structure
 
 # exp(-1e4) is zero in every float type and -1e4 fits float16; the usual -3.4e38 overflows there, and a row that is
 # masked throughout becomes NaN.

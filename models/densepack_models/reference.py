@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertForQuestionAnswering
 
-from densepack_models.checkpoint import Checkpoint
+from densepack_models.formats.checkpoint import Checkpoint
 
 # Fields of config.json that describe how the file is stored, not the model that transformers has to build.
 _STORAGE_FIELDS = ("pruned_heads", "architectures", "dtype", "torch_dtype", "transformers_version", "model_type")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from densepack_runtime.errors import BackendError
-from densepack_runtime.session import Batch, Logits
+from densepack_runtime.sessions.session import Batch, Logits
 
 
 class TorchSession:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from densepack_models.packed_bert import PackedBertForQuestionAnswering, SelfAttention, query_scale
-from densepack_models.structure import Structure
 from densepack_runtime.errors import CheckpointError
+from densepack_runtime.structure import Structure
 
 _EMBEDDINGS = {
     "embeddings.word.weight": "bert.embeddings.word_embeddings.weight",

@@ -11,12 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from densepack_runtime.answers import Answer
     from densepack_runtime.bundle import Bundle
     from densepack_runtime.errors import DensepackError
-    from densepack_runtime.question_answerer import QuestionAnswerer
-    from densepack_runtime.session import Batch, Logits, Session
-    from densepack_runtime.windows import Window, Windower
+    from densepack_runtime.question_answering.answers import Answer
+    from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
+    from densepack_runtime.question_answering.windows import Windower
+    from densepack_runtime.sessions.session import Batch, Logits, Session, Window
 
 __all__ = [
     "Answer",

@@ -13,11 +13,13 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from densepack_runtime.batching import Batching, batching_of
 from densepack_runtime.bundle import Bundle
-from densepack_runtime.engines import EngineEntry, Host, choose_plan, require_engine
 from densepack_runtime.errors import BackendError
-from densepack_runtime.session import GRAPH_OF, ComputePrecision, Session
+from densepack_runtime.host.here import Host
+from densepack_runtime.sessions.batching import Batching, batching_of
+from densepack_runtime.sessions.session import GRAPH_OF, ComputePrecision, Session
+from densepack_runtime.tensorrt_plans.choice import choose_plan, require_plan
+from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 # What each backend computes in; the first is its default.
 PRECISIONS: dict[str, tuple[ComputePrecision, ...]] = {
@@ -39,7 +41,7 @@ class Choice:
     backend: str
     precision: ComputePrecision
     reason: str
-    plan: EngineEntry | None = None
+    plan: PlanEntry | None = None
 
     @property
     def on_gpu(self) -> bool:
@@ -64,8 +66,8 @@ def choose_backend(
         return _best(bundle, precision, host)
     if backend == "tensorrt":
         _refuse_precision(backend, precision)
-        chosen = choose_plan(bundle, host, precision)
-        plan = require_engine(chosen)
+        chosen = choose_plan(bundle.manifest.engines, host, precision, folder=bundle.folder)
+        plan = require_plan(chosen)
         return Choice(backend, plan.precision, chosen.reason, plan)
     return _graph_choice(bundle, backend, precision, "asked for")
 
@@ -78,16 +80,16 @@ def open_choice(bundle: Bundle, choice: Choice, *, threads: int | None = None, c
     _refuse_closed(bundle, choice.backend, choice.precision)
     if choice.plan is not None:
         return open_plan(bundle, choice.plan, cuda_graphs=cuda_graphs)
-    from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
+    from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 
     graph = bundle.graph(GRAPH_OF[choice.precision])
     if choice.backend == "openvino":
-        from densepack_runtime.openvino_session import OpenVinoSession
+        from densepack_runtime.sessions.openvino_session import OpenVinoSession
 
         return OpenVinoSession(graph, precision=choice.precision, threads=threads, cache=beside(bundle, "openvino"))
     if choice.backend == "onnxruntime":
         return OnnxRuntimeSession(graph, threads=threads)
-    from densepack_runtime.onnxruntime_gpu import OnnxRuntimeGpuSession
+    from densepack_runtime.sessions.onnxruntime_gpu import OnnxRuntimeGpuSession
 
     return OnnxRuntimeGpuSession(
         graph,
@@ -98,9 +100,9 @@ def open_choice(bundle: Bundle, choice: Choice, *, threads: int | None = None, c
     )
 
 
-def open_plan(bundle: Bundle, plan: EngineEntry, *, cuda_graphs: bool = True) -> Session:
+def open_plan(bundle: Bundle, plan: PlanEntry, *, cuda_graphs: bool = True) -> Session:
     """Open one plan of the bundle. Raises BackendError when it does not fit this host."""
-    from densepack_runtime.tensorrt_session import TensorRTSession
+    from densepack_runtime.tensorrt_plans.session import TensorRTSession
 
     return TensorRTSession.open(
         bundle.path(plan.plan),
@@ -131,7 +133,7 @@ def _best(bundle: Bundle, precision: ComputePrecision | None, host: Host) -> Cho
         return _on_cpu(bundle, precision, "no NVIDIA GPU here")
     if precision in ("bf16", "int8"):
         return _on_cpu(bundle, precision, f"{host.gpu} is here, but {precision} was asked for, which is OpenVINO's")
-    chosen = choose_plan(bundle, host, precision)
+    chosen = choose_plan(bundle.manifest.engines, host, precision, folder=bundle.folder)
     if chosen.entry is not None:
         return Choice("tensorrt", chosen.entry.precision, chosen.reason, chosen.entry)
     if has_provider("CUDAExecutionProvider"):

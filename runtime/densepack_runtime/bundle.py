@@ -23,10 +23,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from densepack_runtime.engines import EngineEntry
 from densepack_runtime.errors import BundleError, InputError
-from densepack_runtime.files import new_folder, sha256_of
-from densepack_runtime.session import ComputePrecision, Precision
+from densepack_runtime.host.files import new_folder, sha256_of
+from densepack_runtime.sessions.session import ComputePrecision, Precision
+from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 MANIFEST_NAME = "bundle.json"
 MANIFEST_KIND = "densepack bundle"
@@ -119,7 +119,7 @@ class Manifest:
     doc_stride: int
     versions: dict[str, str]
     parity: ParityEntry
-    engines: tuple[EngineEntry, ...] = ()
+    engines: tuple[PlanEntry, ...] = ()
     fp16_range: dict[str, Any] = field(default_factory=dict)
     files: dict[str, FileEntry] = field(default_factory=dict)
     closed: tuple[ClosedPrecision, ...] = ()
@@ -154,7 +154,7 @@ def _typed(body: Mapping[str, Any]) -> dict[str, Any]:
         "inputs": tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in body["inputs"]),
         "outputs": tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in body["outputs"]),
         "parity": ParityEntry(**body["parity"]),
-        "engines": tuple(EngineEntry.from_dict(entry) for entry in body["engines"]),
+        "engines": tuple(PlanEntry.from_dict(entry) for entry in body["engines"]),
         "files": {name: FileEntry(**entry) for name, entry in body["files"].items()},
         "closed": tuple(ClosedPrecision(**entry) for entry in body["closed"]),
     }

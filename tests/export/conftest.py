@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from densepack_export.onnx_export import OnnxExport, export_onnx
+from densepack_export.graphs.onnx_export import OnnxExport, export_onnx
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
-from densepack_models.structure import Structure
-from densepack_runtime.session import Precision
+from densepack_runtime.sessions.session import Precision
+from densepack_runtime.structure import Structure
 
 VARIANTS = ("gelu", "no_norm_relu", "gelu_new")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")

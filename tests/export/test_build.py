@@ -14,23 +14,24 @@ import torch
 
 from densepack_export import build as build_module
 from densepack_export.build import BuildOptions, build_bundle
-from densepack_export.onnx_export import export_onnx
-from densepack_export.story import Story
-from densepack_export.verify import climb_from_checkpoint, part_of
-from densepack_models.checkpoint import Checkpoint, load_checkpoint
+from densepack_export.graphs.onnx_export import export_onnx
+from densepack_export.proofs.verify import climb_from_checkpoint, part_of
+from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack
 from densepack_models.torch_session import TorchSession
-from densepack_runtime import ladder
 from densepack_runtime.backends import Choice, choose_backend, open_choice
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, ParityError
-from densepack_runtime.ladder import bundle_run, climb_from_recording
-from densepack_runtime.openvino_session import OpenVinoSession
-from densepack_runtime.parity import ParityRun, Rung, RungReport, climb
-from densepack_runtime.session import Batch, ComputePrecision, Logits, Precision, Session
-from densepack_runtime.squad import SquadDataset, read_squad, sample_squad_path
-from densepack_runtime.windows import Windower
+from densepack_runtime.host.story import Story
+from densepack_runtime.parity import ladder
+from densepack_runtime.parity.climb import ParityRun, Rung, climb
+from densepack_runtime.parity.ladder import bundle_run, climb_from_recording
+from densepack_runtime.parity.report import RungReport
+from densepack_runtime.question_answering.squad import SquadDataset, read_squad, sample_squad_path
+from densepack_runtime.question_answering.windows import Windower
+from densepack_runtime.sessions.openvino_session import OpenVinoSession
+from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, Precision, Session
 from tests.conftest import BUNDLE_QUESTIONS
 
 QUESTIONS = 60

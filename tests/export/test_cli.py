@@ -15,9 +15,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from densepack_runtime.bundle import Bundle
-from densepack_runtime.gpus import nvidia_gpus
-from densepack_runtime.openvino_session import openvino_precisions
-from densepack_runtime.squad import read_squad, sample_squad_path, score_predictions
+from densepack_runtime.host.gpus import nvidia_gpus
+from densepack_runtime.question_answering.squad import read_squad, sample_squad_path, score_predictions
+from densepack_runtime.sessions.openvino_session import openvino_precisions
 from tests.command_line import CommandLine
 from tests.conftest import BUNDLE_QUESTIONS
 

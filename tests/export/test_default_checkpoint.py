@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from densepack_export.card import gather
-from densepack_runtime.question_answerer import QuestionAnswerer
-from densepack_runtime.squad import read_squad, score_predictions
+from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
+from densepack_runtime.question_answering.squad import read_squad, score_predictions
 
 # A fifth of the development set: F1 of one question scatters by 37 points, that of 2,114 by 0.8.
 EVERY, SCATTER = 5, 2.5

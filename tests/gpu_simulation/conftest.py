@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from densepack_export.onnx_export import export_onnx, random_batch
-from densepack_models.structure import Structure
-from densepack_runtime.session import Batch
+from densepack_export.graphs.onnx_export import export_onnx, random_batch
+from densepack_runtime.sessions.session import Batch
+from densepack_runtime.structure import Structure
 from tests.export.conftest import random_module
 from tests.gpu_simulation.install import Simulation, install
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from densepack_runtime import engines
-from densepack_runtime.engines import MODULES, Flavour
-from densepack_runtime.gpus import Gpu
+from densepack_runtime.host.flavours import MODULES, Flavour
+from densepack_runtime.host.gpus import Gpu
+from densepack_runtime.host.here import Host
 from tests.gpu_simulation import tensorrt_builder as building
 from tests.gpu_simulation import tensorrt_runtime as running
 from tests.gpu_simulation.cuda_runtime import SimulatedCuda
@@ -77,7 +77,7 @@ def install(
     for user in list(sys.modules.values()):
         if getattr(user, "__name__", "").startswith("densepack_") and hasattr(user, "installed_version"):
             monkeypatch.setattr(user, "installed_version", lambda asked: versions.get(asked, ""))
-    assert engines.Host.here().gpu == gpu
+    assert Host.here().gpu == gpu
     return simulation
 
 

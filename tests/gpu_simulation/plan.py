@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from densepack_export.fused_attention import with_square_mask
+from densepack_export.graphs.fused_attention import with_square_mask
 
 MAGIC = b"SIMULATED TENSORRT PLAN\n"
 Shape = tuple[int, int]

@@ -68,9 +68,9 @@ def test_a_plan_with_wrong_weights_loses_the_ladder(
         weight.CopyFrom(numpy_helper.from_array(swapped, weight.name))
         planted = graph.with_name("planted.onnx")
         onnx.save(model, planted)
-        from densepack_export.engine import EngineSettings, build_engine
+        from densepack_export.plans.builder import PlanSettings, build_plan
 
-        built = build_engine(planted, plan, EngineSettings(flavour="tensorrt"), entry.profiles)
+        built = build_plan(planted, plan, PlanSettings(flavour="tensorrt"), entry.profiles)
         planted.unlink()
         wrong = replace(entry, plan_sha256=built.entry.plan_sha256)
         draft.manifest = replace(draft.manifest, engines=(wrong,))

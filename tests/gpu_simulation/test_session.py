@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from densepack_export.engine import EngineSettings, build_engine
-from densepack_runtime import tensorrt_lane
-from densepack_runtime.engines import EngineEntry, bucket_profiles
+from densepack_export.plans.builder import PlanSettings, build_plan
 from densepack_runtime.errors import BackendError, DensepackError, InputError
-from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
-from densepack_runtime.session import Batch, Logits
-from densepack_runtime.tensorrt_session import TensorRTSession
+from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from densepack_runtime.sessions.session import Batch, Logits
+from densepack_runtime.sessions.shapes import bucket_profiles
+from densepack_runtime.tensorrt_plans import lane as tensorrt_lane
+from densepack_runtime.tensorrt_plans.record import PlanEntry
+from densepack_runtime.tensorrt_plans.session import TensorRTSession
 from tests.gpu_simulation.install import NOTHING, RTX_3090, Simulation, install
 
 # Padding changes the order of summation; the simulation computes in float32.
@@ -31,7 +32,7 @@ class Built:
     """A simulated plan, and the graph it was made of."""
 
     plan: Path
-    entry: EngineEntry
+    entry: PlanEntry
     graph: Path
 
     def open(self, **options: object) -> TensorRTSession:
@@ -40,8 +41,8 @@ class Built:
 
 def build(graph: Path, folder: Path, max_batch: int = 8) -> Built:
     profiles = bucket_profiles((64, 128), max_batch, max_length=384, latency=True)
-    flavour = EngineSettings(flavour="tensorrt")
-    return Built(folder / "a.plan", build_engine(graph, folder / "a.plan", flavour, profiles).entry, graph)
+    flavour = PlanSettings(flavour="tensorrt")
+    return Built(folder / "a.plan", build_plan(graph, folder / "a.plan", flavour, profiles).entry, graph)
 
 
 @pytest.fixture
@@ -316,8 +317,8 @@ def test_rtx_captures_graphs_itself_and_keeps_its_kernels(
 ) -> None:
     plan, cache = tmp_path / "a.plan", tmp_path / "kernels"
     simulation = install(monkeypatch, "tensorrt-rtx", "1.7.1.116", RTX_3090)
-    settings = EngineSettings(flavour="tensorrt-rtx", compute_capabilities=())
-    entry = build_engine(tiny_graph, plan, settings, bucket_profiles((64,), 8, max_length=384)).entry
+    settings = PlanSettings(flavour="tensorrt-rtx", compute_capabilities=())
+    entry = build_plan(tiny_graph, plan, settings, bucket_profiles((64,), 8, max_length=384)).entry
     for _ in range(2):
         with closing(TensorRTSession.open(plan, entry, runtime_cache=cache)) as session:
             for _ in range(3):

@@ -112,7 +112,7 @@ def test_cuda_errors_and_constants_are_true() -> None:
 
 
 def test_every_sticky_error_exists() -> None:
-    from densepack_runtime.cuda_device import STICKY_ERRORS
+    from densepack_runtime.tensorrt_plans.cuda_device import STICKY_ERRORS
 
     true = pytest.importorskip("cuda.bindings.runtime", reason="cuda-python is not installed")
     assert set(true.cudaError_t.__members__) >= STICKY_ERRORS

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from densepack_models.checkpoint import load_checkpoint
+from densepack_models.formats.checkpoint import load_checkpoint
+from densepack_models.formats.replica import SEED, random_checkpoint
 from densepack_models.inspection import inspect
-from densepack_models.replica import SEED, random_checkpoint
 from tests.models.tiny_checkpoints import tiny_checkpoint
 
 

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from densepack_models.packed_bert import NoNorm, PackedBertForQuestionAnswering
 from densepack_models.packing import logit_difference, pack
 from densepack_models.reference import reference_module
-from densepack_models.structure import Structure
 from densepack_models.torch_session import TorchSession
 from densepack_models.weights import checkpoint_name, module_from_tensors, tensors_from_module
 from densepack_runtime.errors import BackendError, CheckpointError
-from densepack_runtime.session import Batch, Session
+from densepack_runtime.sessions.session import Batch, Session
+from densepack_runtime.structure import Structure
 from tests.models.tiny_checkpoints import tiny_checkpoint
 
 FP64_TOLERANCE = 1e-10

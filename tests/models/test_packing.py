@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from densepack_models.checkpoint import Checkpoint
+from densepack_models.formats.checkpoint import Checkpoint
 from densepack_models.packed_bert import PackedBertForQuestionAnswering, query_scale
 from densepack_models.packing import analyse, logit_difference, pack, pack_with_report
 from densepack_models.weights import tensors_from_module

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
-from densepack_models.checkpoint import Checkpoint
+from densepack_models.formats.checkpoint import Checkpoint
 
 
 def tiny_checkpoint(*, seed: int = 0, **changes: Any) -> Checkpoint:

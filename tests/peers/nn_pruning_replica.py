@@ -25,8 +25,8 @@ from nn_pruning_pack import logits
 from provenance import provenance
 from transformers import BertForQuestionAnswering
 
-from densepack_models.replica import SEED, random_checkpoint
-from densepack_models.structure import LayerStructure, Structure
+from densepack_models.formats.replica import SEED, random_checkpoint
+from densepack_runtime.structure import LayerStructure, Structure
 
 SMALL_HEADS = ((0,), (1, 3), (0, 1, 2, 3), (2,), (0, 3), (1, 2, 3)) * 2
 SMALL = Structure(

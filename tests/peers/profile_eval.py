@@ -25,12 +25,12 @@ from unittest.mock import patch
 from provenance import provenance
 from speed_clock import WARM_UP_QUESTIONS
 
-from densepack_runtime import question_answerer
-from densepack_runtime.allocator import keep_freed_memory
-from densepack_runtime.answers import QuestionSpans
-from densepack_runtime.question_answerer import QuestionAnswerer
-from densepack_runtime.squad import SquadScore, read_squad, score_predictions
-from densepack_runtime.windows import Windower
+from densepack_runtime.host.allocator import keep_freed_memory
+from densepack_runtime.question_answering import question_answerer
+from densepack_runtime.question_answering.answers import QuestionSpans
+from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
+from densepack_runtime.question_answering.squad import SquadScore, read_squad, score_predictions
+from densepack_runtime.question_answering.windows import Windower
 
 KIND = "densepack eval profile"
 REST = "everything else"

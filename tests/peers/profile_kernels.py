@@ -18,10 +18,10 @@ from unittest.mock import patch
 
 from provenance import provenance
 
-from densepack_runtime.allocator import keep_freed_memory
-from densepack_runtime.benchmark import Cell, synthetic_batch
+from densepack_runtime.benchmark.sides import Cell, synthetic_batch
 from densepack_runtime.bundle import Bundle
-from densepack_runtime.openvino_session import OpenVinoSession, import_openvino
+from densepack_runtime.host.allocator import keep_freed_memory
+from densepack_runtime.sessions.openvino_session import OpenVinoSession, import_openvino
 
 KIND = "densepack kernel profile"
 # Kinds that take less than this share of the time in every precision are told together.

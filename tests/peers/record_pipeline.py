@@ -19,7 +19,9 @@ import torch
 from provenance import provenance
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, QuestionAnsweringPipeline
 
-SAMPLE = Path(__file__).resolve().parents[2] / "runtime" / "densepack_runtime" / "sample_squad.json"
+SAMPLE = (
+    Path(__file__).resolve().parents[2] / "runtime" / "densepack_runtime" / "question_answering" / "sample_squad.json"
+)
 # The usage example of the card of madlag/bert-base-uncased-squadv1-x2.44-f87.7-d26-hybrid-filled-v1.
 CARD = (
     "Who is Frederic Chopin?",

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from densepack_runtime.squad import SquadDataset, read_squad, score_predictions
+from densepack_runtime.question_answering.squad import SquadDataset, read_squad, score_predictions
 
 WARM_UP_QUESTIONS = 8
 PACKAGES = ("torch", "transformers", "nn_pruning", "optimum-onnx", "onnxruntime", "openvino", "tokenizers", "numpy")

@@ -6,8 +6,8 @@ import warnings
 
 from speed_clock import Predict, arguments, run
 
-from densepack_runtime.allocator import keep_freed_memory
-from densepack_runtime.question_answerer import QuestionAnswerer
+from densepack_runtime.host.allocator import keep_freed_memory
+from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 
 
 def main() -> None:

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from densepack_export.build import BuildOptions, build_bundle
-from densepack_export.story import Story
-from densepack_models.replica import SEED, random_checkpoint
-from densepack_runtime.squad import read_squad, sample_squad_path
+from densepack_models.formats.replica import SEED, random_checkpoint
+from densepack_runtime.host.story import Story
+from densepack_runtime.question_answering.squad import read_squad, sample_squad_path
 
 CHECKPOINTS = {"dense": ("dense.bundle", SEED.dense()), "stored": ("packed.bundle", SEED)}
 

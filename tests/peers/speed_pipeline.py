@@ -13,7 +13,7 @@ import torch
 from speed_clock import Predict, arguments, run
 from transformers import pipeline
 
-from densepack_runtime.squad import SquadDataset
+from densepack_runtime.question_answering.squad import SquadDataset
 
 
 def answers(answer: Any, dataset: SquadDataset) -> dict[str, str]:

@@ -12,7 +12,7 @@ import torch
 from speed_clock import Predict, arguments, run
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from densepack_runtime.squad import SquadDataset, SquadQuestion
+from densepack_runtime.question_answering.squad import SquadDataset, SquadQuestion
 
 BATCH, LENGTH, STRIDE, LONGEST_ANSWER = 8, 384, 128, 30
 

@@ -11,10 +11,10 @@ import pytest
 from densepack_runtime import backends
 from densepack_runtime.backends import beside, choose_backend, open_choice
 from densepack_runtime.bundle import Bundle
-from densepack_runtime.engines import Host
 from densepack_runtime.errors import BackendError
-from densepack_runtime.onnxruntime_session import OnnxRuntimeSession
-from tests.runtime.test_engines import H100, INSTALLED
+from densepack_runtime.host.here import Host
+from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from tests.runtime.tensorrt_plans.test_choice import H100, INSTALLED
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from densepack_runtime.bundle import (
     write_bundle,
 )
 from densepack_runtime.errors import BundleError
-from tests.engine_entries import engine_entry
+from tests.plan_entries import plan_entry
 
 CHECKED = ParityEntry(checked=True, passed=True, squad_name="sample", squad_sha256="00", questions=3, summary="fine")
 
@@ -54,7 +54,7 @@ def make_manifest(parity: ParityEntry = CHECKED) -> Manifest:
         doc_stride=128,
         versions={"densepack": "0"},
         parity=parity,
-        engines=(engine_entry(),),
+        engines=(plan_entry(),),
     )
 
 

@@ -111,7 +111,7 @@ def test_planted_fault_is_found(source: str, fault: str, true_api: Api) -> None:
         "class L(trt.ILogger):\n    def __init__(self): self.lines = []\nlogger.lines",
         "network.get_layer(*indices)",
         "class L(trt.ILogger):\n    def enter(self): ...\nlogger.enter()",
-        "def f(entry: EngineEntry):\n    profile = entry.profiles[0]\n    profile.nothing",
+        "def f(entry: PlanEntry):\n    profile = entry.profiles[0]\n    profile.nothing",
         "shapes = (tuple(shape) for shape in found)\nshapes.nothing",
     ],
 )

@@ -61,7 +61,7 @@ def test_builder_and_session_pass_and_a_planted_copy_does_not(
     assert code == 0, told
 
     copy = tmp_path / "planted_engine.py"
-    original = (REPOSITORY / "runtime/densepack_runtime/tensorrt_engine.py").read_text(encoding="utf-8")
+    original = (REPOSITORY / "runtime/densepack_runtime/tensorrt_plans/engine.py").read_text(encoding="utf-8")
     copy.write_text(original + PLANTED, encoding="utf-8")
     code, told = check_types(bindings, cache, [copy])
     assert code == 1, told

@@ -16,7 +16,7 @@ from typing import Any
 
 from densepack_export.measurements import read_measurement
 from densepack_export.plots.speed import TradeOff
-from densepack_models.checkpoint import Checkpoint, load_checkpoint
+from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.inspection import Inspection, inspect
 from densepack_runtime.errors import InputError
 

@@ -27,7 +27,7 @@ from densepack_export.plots.drawing import (
     svg_tree,
 )
 from densepack_export.plots.matrices import Matrix, NonZero
-from densepack_models.structure import MATRICES, Structure
+from densepack_runtime.structure import MATRICES, Structure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

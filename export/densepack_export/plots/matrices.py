@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from densepack_models.structure import MATRICES, LayerStructure, Structure
+from densepack_runtime.structure import MATRICES, LayerStructure, Structure
 
 if TYPE_CHECKING:
-    from densepack_models.checkpoint import Checkpoint
+    from densepack_models.formats.checkpoint import Checkpoint
 
 BLOCK = 32
 # Where the packed module has them.
@@ -71,7 +71,7 @@ def matrices_of_graph(path: Path, structure: Structure) -> tuple[Matrix, ...]:
     import onnx
     from onnx.numpy_helper import to_array
 
-    from densepack_export.onnx_names import TRANSPOSED
+    from densepack_export.graphs.onnx_names import TRANSPOSED
 
     weights = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from densepack_export.measurements import read_measurement
 from densepack_export.plots.matrices import Matrix, matrices_of_graph
-from densepack_models.structure import Structure
-from densepack_runtime.benchmark import BENCHMARK_KIND
+from densepack_runtime.benchmark.document import BENCHMARK_KIND
 from densepack_runtime.bundle import PARITY_NAME, Bundle, Manifest
 from densepack_runtime.errors import InputError
-from densepack_runtime.parity import ParityReport, RungReport
-from densepack_runtime.squad import SquadDataset, read_squad, sample_squad_path
+from densepack_runtime.parity.report import ParityReport, RungReport
+from densepack_runtime.question_answering.squad import SquadDataset, read_squad, sample_squad_path
+from densepack_runtime.structure import Structure
 
 Gold = dict[str, tuple[str, ...]]
 

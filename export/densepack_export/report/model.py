@@ -7,8 +7,8 @@ from pathlib import Path
 
 from densepack_export.report.facts import BundleFacts
 from densepack_export.report.tables import Row, Table, mebibytes
-from densepack_models.structure import MATRICES, Structure
-from densepack_runtime.engines import EngineEntry
+from densepack_runtime.structure import MATRICES, Structure
+from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 _LENGTHS = (128, 384)
 
@@ -116,7 +116,7 @@ def engines(facts: BundleFacts) -> Table | None:
     return Table.of("TensorRT plans", columns, rows, words=range(1, len(columns)))
 
 
-def _engine_row(entry: EngineEntry) -> Row:
+def _engine_row(entry: PlanEntry) -> Row:
     target = entry.gpu or ", ".join(f"SM {capability}" for capability in entry.compute_capabilities)
     return (
         Path(entry.plan).name,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from densepack_export.report.facts import Gold
 from densepack_export.report.tables import Cell, Row, Table
-from densepack_runtime.parity import ParityReport, RungReport, default_tolerance
-from densepack_runtime.session import OPTIONAL_PRECISIONS
+from densepack_runtime.parity.judgement import default_tolerance
+from densepack_runtime.parity.report import ParityReport, RungReport
+from densepack_runtime.sessions.session import OPTIONAL_PRECISIONS
 
 _COLUMNS = (
     "rung",

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from densepack_runtime.bundle import REPORT_NAME, Bundle, BundleDraft, edit_bundle
-from densepack_runtime.files import write_text_atomic
-from densepack_runtime.squad import SquadDataset, read_squad, sample_squad_path
+from densepack_runtime.host.files import write_text_atomic
+from densepack_runtime.question_answering.squad import SquadDataset, read_squad, sample_squad_path
 
 if TYPE_CHECKING:
     from densepack_export.report.facts import ReportFacts

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from densepack_models.formats.score_masks import RANKED, least_survivors
 from densepack_models.pruning.masked import ScoreGrid
-from densepack_models.pruning.masks import RANKED, least_survivors
 from densepack_models.pruning.schedule import Schedule
 from densepack_models.pruning.student import Student
-from densepack_models.structure import LayerStructure, Structure
 from densepack_runtime.errors import InputError
+from densepack_runtime.structure import LayerStructure, Structure
 
 # Steps between two corrections: scores move by about their learning rate a step, so ten steps change little.
 STEER_EVERY = 10

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.pruning.student import Student, packed_student
 from densepack_models.torch_session import TorchSession
-from densepack_runtime.question_answerer import QuestionAnswerer
-from densepack_runtime.squad import SquadDataset, SquadScore, score_predictions
-from densepack_runtime.windows import DOC_STRIDE, MAX_LENGTH, Windower
+from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
+from densepack_runtime.question_answering.squad import SquadDataset, SquadScore, score_predictions
+from densepack_runtime.question_answering.windows import DOC_STRIDE, MAX_LENGTH, Windower
 
 
 class Evaluator:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from densepack_models.pruning.masks import Method, keep_likelihood
+from densepack_models.formats.score_masks import Method, keep_likelihood
 
 TEMPERATURE = 2.0
 DISTILLATION_WEIGHT = 0.9

@@ -23,15 +23,15 @@ from torch.nn.utils import parametrize
 from transformers import BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertLayer
 
-from densepack_models.pruning.masks import (
+from densepack_models.formats.score_masks import (
     LEAST_SHARE,
     Method,
     block_magnitudes,
     grid_mask,
     masked_matrix,
 )
-from densepack_models.structure import Structure
 from densepack_runtime.errors import InputError
+from densepack_runtime.structure import Structure
 
 Kind = Literal["attention", "dense"]
 PROJECTIONS = ("query", "key", "value", "output")

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from densepack_models.formats.score_masks import LEAST_SHARE, METHODS, RANKED, Method
 from densepack_models.pruning.losses import DISTILLATION_WEIGHT, TEMPERATURE
 from densepack_models.pruning.masked import MaskSettings
-from densepack_models.pruning.masks import LEAST_SHARE, METHODS, RANKED, Method
 from densepack_models.pruning.schedule import Schedule, default_warmup
 from densepack_models.pruning.training_data import BadAnswers
 from densepack_runtime.errors import InputError

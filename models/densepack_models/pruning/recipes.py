@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from densepack_models.checkpoint import Checkpoint, load_checkpoint
-from densepack_models.checkpoint_writer import write_transformers
+from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
+from densepack_models.formats.writer import write_transformers
 from densepack_models.packing import logit_difference, pack
 from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.density import final_density, refuse_unreachable
@@ -49,8 +49,8 @@ from densepack_models.pruning.training_data import TrainingWindows, describe_dro
 from densepack_models.pruning.training_log import Story, write_history
 from densepack_models.weights import tensors_from_module
 from densepack_runtime.errors import InputError
-from densepack_runtime.files import write_text_atomic
-from densepack_runtime.squad import SquadDataset, SquadScore
+from densepack_runtime.host.files import write_text_atomic
+from densepack_runtime.question_answering.squad import SquadDataset, SquadScore
 
 RECORD = "training.json"
 LOG = "training_log.csv"

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertAttention, BertLayer
 
-from densepack_models.checkpoint import Checkpoint
-from densepack_models.checkpoint_writer import published_config, published_heads, published_tensors
+from densepack_models.formats.checkpoint import Checkpoint
+from densepack_models.formats.writer import published_config, published_heads, published_tensors
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack
 from densepack_models.pruning.fast_layers import FastDropout, use_fast_layers
 from densepack_models.pruning.masked import Masks, MaskSettings, attach_masks, encoder_layers
 from densepack_models.reference import reference_module
-from densepack_models.structure import Structure
 from densepack_models.weights import tensors_from_module
+from densepack_runtime.structure import Structure
 
 
 class NoHeads(nn.Module):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from densepack_models.checkpoint import Checkpoint
+from densepack_models.formats.checkpoint import Checkpoint
 from densepack_models.pruning.losses import SpanLogits
 from densepack_models.pruning.student import student_from_checkpoint
 from densepack_models.pruning.training_data import TrainingWindows

@@ -33,7 +33,7 @@ from densepack_models.pruning.student import Student
 from densepack_models.pruning.teacher import Teacher
 from densepack_models.pruning.training_log import Story, TrainingLog, Values, describe_row
 from densepack_runtime.errors import DensepackError, InputError
-from densepack_runtime.squad import SquadScore
+from densepack_runtime.question_answering.squad import SquadScore
 
 CHECKPOINTS_KEPT = 2
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

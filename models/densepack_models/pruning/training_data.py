@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.errors import InputError
-from densepack_runtime.files import new_file
-from densepack_runtime.squad import SquadDataset, SquadQuestion
-from densepack_runtime.windows import Window, Windower
+from densepack_runtime.host.files import new_file
+from densepack_runtime.question_answering.squad import SquadDataset, SquadQuestion
+from densepack_runtime.question_answering.windows import Windower
+from densepack_runtime.sessions.session import Window
 
 BadAnswers = Literal["drop", "refuse"]
 _FORMAT = 1

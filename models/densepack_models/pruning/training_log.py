@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from densepack_runtime.files import new_file
+from densepack_runtime.host.files import new_file
 
 COLUMNS = ("step", "loss", "ce", "kd", "reg", "tau", "lambda", "density", "heads", "em", "f1", "seconds")
 Values = dict[str, float | int | None]

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from densepack_models.pruning.masked import MaskSettings, encoder_layers
-from densepack_models.pruning.masks import (
+from densepack_models.formats.score_masks import (
     METHODS,
     Method,
     block_magnitudes,
@@ -21,6 +20,7 @@ from densepack_models.pruning.masks import (
     least_survivors,
     masked_matrix,
 )
+from densepack_models.pruning.masked import MaskSettings, encoder_layers
 from densepack_models.pruning.student import Student, finished_checkpoint, packed_student, student_from_checkpoint
 from densepack_models.reference import reference_module
 from densepack_runtime.errors import InputError

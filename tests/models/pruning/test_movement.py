@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from densepack_models.checkpoint import Checkpoint, load_checkpoint
+from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.fisher import gate_importance
 from densepack_models.pruning.options import PRESETS
 from densepack_models.pruning.recipes import Run, TrainingResult, fill, finetune, prune
 from densepack_models.pruning.student import student_from_checkpoint
 from densepack_models.pruning.training_data import make_windows
-from densepack_runtime.squad import SquadDataset
-from densepack_runtime.windows import Windower
+from densepack_runtime.question_answering.squad import SquadDataset
+from densepack_runtime.question_answering.windows import Windower
 from tests.models.pruning.tiny_task import LONGEST, tiny_data, tiny_options, tiny_start
 
 STEPS = 200

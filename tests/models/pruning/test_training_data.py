@@ -12,7 +12,7 @@ import pytest
 from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.training_data import TrainingWindows, answer_fault
 from densepack_runtime.errors import InputError
-from densepack_runtime.squad import SquadDataset, SquadQuestion, read_squad, sample_squad_path
+from densepack_runtime.question_answering.squad import SquadDataset, SquadQuestion, read_squad, sample_squad_path
 from tests.models.pruning.tiny_task import LONGEST, squad_document, tiny_data, tiny_tokenizer
 
 

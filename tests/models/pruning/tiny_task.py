@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from densepack_models.checkpoint import Checkpoint
-from densepack_models.checkpoint_tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
-from densepack_models.checkpoint_writer import write_json, write_tokenizer_files
+from densepack_models.formats.checkpoint import Checkpoint
+from densepack_models.formats.replica import write_weights
+from densepack_models.formats.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from densepack_models.formats.writer import write_json, write_tokenizer_files
 from densepack_models.pruning.options import TrainingOptions
-from densepack_models.replica import write_weights
-from densepack_runtime.squad import SquadDataset, read_squad
+from densepack_runtime.question_answering.squad import SquadDataset, read_squad
 from tests.models.tiny_checkpoints import tiny_checkpoint
 
 COLOURS = ("red", "green", "blue", "white", "black", "brown")

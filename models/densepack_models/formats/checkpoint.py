@@ -1,0 +1,192 @@
+"""Reading checkpoints: every format that pruned BERT question-answering models are found in becomes one Checkpoint.
+
+plain BertForQuestionAnswering      safetensors, pytorch_model.bin (never run as code), either in shards
+published pruned models             heads cut, pruned_heads in config.json, FFN padded with zeros
+heads or units cut without notice   told by their shapes; head ids are then positions in the file
+nn_pruning's training checkpoints   scores and sparse_args.json: the masks are applied
+densepack's packed checkpoints      structure.json: read back bit for bit
+
+checkpoint = load_checkpoint("folder")                        # or a hub id
+checkpoint.heads[3], checkpoint.tensors["qa_outputs.bias"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from densepack_models.formats.config import ARCHITECTURE, SUPPORTED, pruned_heads, read_config
+from densepack_models.formats.hub import Location, fetch_weights, locate_checkpoint
+from densepack_models.formats.sparse_args import describe, read_sparse_settings
+from densepack_models.formats.tensors import (
+    LayerWidths,
+    StoredHeads,
+    expected_shapes,
+    ffn_positions,
+    layer_widths,
+    prefix_hint,
+    standard_names,
+    stored_heads,
+    tensor_faults,
+    value_faults,
+)
+from densepack_models.formats.tokenizer import read_tokenizer
+from densepack_models.formats.training_masks import apply_masks, has_mask_scores
+from densepack_models.formats.weight_files import find_weight_files, read_tensors, weights_sha256
+from densepack_runtime.errors import CheckpointError
+from densepack_runtime.structure import Positions, Structure
+
+STRUCTURE_FILE = "structure.json"
+# A key of config.json by which `write_transformers` says what the published format cannot.
+MARK = "densepack"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as it was read, under transformers' names.
+
+    `config` is config.json with BertConfig's defaults filled in. `tensors` are as stored, in the stored dtype: the
+    attention of a layer as wide as its heads, the FFN at its stored width, a block that has nothing left with size 0.
+    `heads` are per layer the ids of the heads in the tensors, ascending; original ids, or for layers of unknown origin
+    (`head_ids` "stored") positions. `ffn_positions` says the same of FFN units. `structure` is there when densepack
+    packed it. `source` is the folder's name or hub id@commit, `sha256` of the weight files' bytes in name order.
+    `notes` tell in words what had to be decided on the way.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    heads: tuple[tuple[int, ...], ...]
+    head_ids: Positions
+    ffn_positions: Positions
+    structure: Structure | None
+    tokenizer_json: str
+    source: str
+    sha256: str
+    notes: tuple[str, ...] = field(default=())
+
+
+def load_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) -> Checkpoint:
+    """Read a checkpoint from a folder or the Hugging Face hub (its cache, its progress bar, HF_HUB_OFFLINE honoured).
+
+    Raises CheckpointError that names everything that is wrong: an unsupported architecture or setting, files that are
+    missing or damaged, tensors that are missing, unexpected, of a wrong shape or not finite.
+    """
+    location = locate_checkpoint(path_or_hub_id, revision)
+    config = read_config(location.folder)
+    tokenizer_json = read_tokenizer(location.folder, config["vocab_size"])
+    fetch_weights(location)
+    files = find_weight_files(location.folder)
+    stored = read_tensors(files)
+    read = _read_packed if (location.folder / STRUCTURE_FILE).is_file() else _read_any
+    parts = read(location, config, stored)
+    return Checkpoint(**parts, tokenizer_json=tokenizer_json, source=location.source, sha256=weights_sha256(files))
+
+
+def _read_any(location: Location, config: dict[str, Any], stored: dict[str, Tensor]) -> dict[str, Any]:
+    """All formats but our own packed one: the fields of the Checkpoint that depend on the tensors."""
+    tensors, faults = standard_names(stored)
+    faults += value_faults(tensors)
+    notes: tuple[str, ...] = ()
+    if has_mask_scores(tensors):
+        settings = read_sparse_settings(location.folder)
+        tensors, config, more = apply_masks(tensors, config, settings)
+        faults, notes = faults + more, (describe(settings),)
+    widths, more = layer_widths(config, tensors)
+    faults += more + tensor_faults(tensors, expected_shapes(config, widths))
+    _refuse(location, config, tensors, faults)
+    found, faults = _heads(config, widths, tensors)
+    _refuse(location, config, tensors, faults)
+    return {
+        "config": config,
+        "tensors": tensors,
+        "heads": found.heads,
+        "head_ids": _marked(config, "head_ids") or found.head_ids,
+        "ffn_positions": _marked(config, "ffn_positions") or ffn_positions(config, tensors),
+        "structure": None,
+        "notes": notes + found.notes,
+    }
+
+
+def _marked(config: dict[str, Any], name: str) -> Positions | None:
+    """What `write_transformers` noted about this file, if it made it."""
+    mark = config.get(MARK)
+    value = mark.get(name) if isinstance(mark, dict) else None
+    return value if value in get_args(Positions) else None
+
+
+def _heads(
+    config: dict[str, Any], widths: Sequence[LayerWidths], tensors: dict[str, Tensor]
+) -> tuple[StoredHeads, list[str]]:
+    return stored_heads(config, pruned_heads(config), widths, tensors)
+
+
+def _read_packed(location: Location, config: dict[str, Any], stored: dict[str, Tensor]) -> dict[str, Any]:
+    """Our own packed format: everything is as structure.json says."""
+    path = location.folder / STRUCTURE_FILE
+    try:
+        structure = Structure.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    faults = _structure_faults(structure, config)
+    if faults:
+        raise CheckpointError(
+            f"structure.json and config.json in {location.folder} contradict each other: {'; '.join(faults)}"
+        )
+    widths = [LayerWidths(len(layer.heads) * structure.head_size, layer.ffn_width) for layer in structure.layers]
+    expected = expected_shapes(config, widths)
+    tensors = dict(stored)
+    for name, shape in expected.items():  # blocks that have nothing left are not written
+        if 0 in shape and name not in tensors:
+            tensors[name] = torch.zeros(shape)
+    _refuse(location, config, tensors, value_faults(tensors) + tensor_faults(tensors, expected))
+    return {
+        "config": config,
+        "tensors": tensors,
+        "heads": tuple(layer.heads for layer in structure.layers),
+        "head_ids": structure.head_ids,
+        "ffn_positions": structure.ffn_positions,
+        "structure": structure,
+        "notes": (),
+    }
+
+
+def _structure_faults(structure: Structure, config: dict[str, Any]) -> list[str]:
+    told = {
+        "vocab_size": structure.vocab_size,
+        "max_position_embeddings": structure.max_position_embeddings,
+        "type_vocab_size": structure.type_vocab_size,
+        "hidden_size": structure.hidden_size,
+        "num_attention_heads": structure.num_attention_heads,
+        "num_hidden_layers": structure.num_layers,
+        "intermediate_size": structure.intermediate_size,
+        "hidden_act": structure.hidden_act,
+        "layer_norm_eps": structure.layer_norm_eps,
+        "layer_norm_type": structure.layer_norm_type,
+    }
+    config = {"layer_norm_type": "layer_norm"} | config
+    faults = [f"{name} {value!r} and {config[name]!r}" for name, value in told.items() if value != config[name]]
+    for index, layer in enumerate(structure.layers):
+        if list(layer.heads) != sorted(set(layer.heads) & set(range(structure.num_attention_heads))):
+            faults.append(f"layer {index} has heads {list(layer.heads)} of {structure.num_attention_heads}")
+        if len(layer.ffn_units) > layer.ffn_width:
+            faults.append(f"layer {index} has {len(layer.ffn_units)} FFN units in a width of {layer.ffn_width}")
+    return faults
+
+
+def _refuse(location: Location, config: dict[str, Any], tensors: dict[str, Tensor], faults: list[str]) -> None:
+    """Raise when there are faults, with all of them and, where one reason explains them, with it."""
+    if not faults:
+        return
+    if "qa_outputs.weight" not in tensors:
+        names = ", ".join(config.get("architectures") or ()) or "the model"
+        if ARCHITECTURE not in names:
+            raise CheckpointError(f"{names} in {location.source} has no question-answering head: {SUPPORTED}")
+    raise CheckpointError(
+        f"the checkpoint {location.source} cannot be used, its tensors are at fault in {len(faults)} places"
+        f"{prefix_hint(tensors)}: {'; '.join(faults)}"
+    )

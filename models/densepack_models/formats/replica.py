@@ -1,0 +1,191 @@
+"""Random-weight checkpoints of any shape, on disk as the published ones are: for tests, benchmarks and demos.
+
+Speed, size and format of a pruned model depend on its shape alone, so a replica stands in where the weights are not.
+`SEED` is the shape of madlag/bert-base-uncased-squadv1-x2.44-f87.7-d26-hybrid-filled-v1.
+
+    folder = random_checkpoint("replica/", SEED, tokenizer_json=text)       # 355 MiB, the hub's list of files
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from densepack_models.formats.tensors import LayerWidths, expected_shapes, layer_prefix
+from densepack_models.formats.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from densepack_models.formats.writer import (
+    config_from_structure,
+    published_config,
+    published_tensors,
+    write_json,
+    write_text,
+    write_tokenizer_files,
+)
+from densepack_runtime.errors import InputError
+from densepack_runtime.host.files import new_folder
+from densepack_runtime.structure import LayerStructure, Structure
+
+# "published": heads cut, pruned_heads in the configuration, FFN padded. "full": everything at full size with zeros
+# inside. "cut": heads and units cut and nothing that says which.
+Layout = Literal["published", "full", "cut"]
+Weights = Literal["bin", "safetensors"]
+
+_SEED_HEADS = (
+    (1, 3, 8, 10),
+    (1, 4, 10, 11),
+    (0, 3, 5, 6, 9, 10),
+    (0, 1, 3, 5, 8, 9, 11),
+    (3, 4, 5, 7, 8, 9, 10),
+    (3, 4, 8, 9, 10),
+    (1, 5, 6, 8, 9, 11),
+    (0, 2, 4, 5, 8, 9, 10),
+    (5, 7, 9, 10, 11),
+    (0, 2, 6, 8, 11),
+    (0, 2, 3, 10, 11),
+    (1, 4, 9),
+)
+_SEED_WIDTHS = (552, 717, 795, 789, 833, 792, 620, 466, 283, 112, 96, 238)
+SEED = Structure(
+    vocab_size=30522,
+    max_position_embeddings=512,
+    type_vocab_size=2,
+    hidden_size=768,
+    num_attention_heads=12,
+    intermediate_size=3072,
+    layers=tuple(
+        LayerStructure(heads=heads, ffn_units=tuple(range(width)), ffn_width=width)
+        for heads, width in zip(_SEED_HEADS, _SEED_WIDTHS, strict=True)
+    ),
+    ffn_positions="stored",
+)
+# BERT's own initialisation: activations of a random model then stay as large as those of a trained one.
+_SPREAD = 0.02
+_ASCII = "abcdefghijklmnopqrstuvwxyz0123456789.,;:!?'\"()-$%&/"
+
+
+def random_checkpoint(
+    folder: str | Path,
+    structure: Structure,
+    *,
+    seed: int = 0,
+    tokenizer_json: str | None = None,
+    layout: Layout = "published",
+    weights: Weights = "bin",
+    shards: int = 1,
+    dtype: torch.dtype = torch.float32,
+    overwrite: bool = False,
+) -> Path:
+    """Write a random checkpoint with the heads and units of `structure`, and return its folder.
+
+    Without `tokenizer_json` it gets a letter-by-letter vocabulary. The files are those that the published models have
+    on the hub: README.md, config.json, weights, vocab.txt, tokenizer_config.json, special_tokens_map.json.
+    """
+    tokenizer_json = tokenizer_json or letter_tokenizer(structure.vocab_size)
+    tensors = laid_out(structure, random_tensors(structure, seed=seed), layout)
+    with new_folder(Path(folder), overwrite=overwrite) as temporary:
+        write_json(temporary / "config.json", layout_config(structure, layout))
+        write_weights(temporary, {name: tensor.to(dtype) for name, tensor in tensors.items()}, weights, shards)
+        write_tokenizer_files(temporary, tokenizer_json, structure.max_position_embeddings)
+        write_text(temporary / "README.md", f"# Random weights\n\nShape only, seed {seed}: its answers mean nothing.\n")
+    return Path(folder)
+
+
+def random_tensors(structure: Structure, *, seed: int = 0) -> dict[str, Tensor]:
+    """float32 tensors at packed shapes under transformers' names; none of their entries is zero."""
+    generator = torch.Generator().manual_seed(seed)
+    widths = [LayerWidths(len(layer.heads) * structure.head_size, layer.ffn_width) for layer in structure.layers]
+    tensors = {}
+    for name, shape in expected_shapes(config_from_structure(structure), widths).items():
+        tensor = torch.randn(shape, generator=generator).mul_(_SPREAD)
+        # Nothing may vanish in float16 either, where zero means removed.
+        tensor = torch.where(tensor.abs() < 1e-6, _SPREAD, tensor)
+        tensors[name] = tensor.add_(1) if name.endswith("LayerNorm.weight") else tensor
+    for index, layer in enumerate(structure.layers):
+        _zero_padding(tensors, index, len(layer.ffn_units))
+    return tensors
+
+
+def _zero_padding(tensors: dict[str, Tensor], index: int, units: int) -> None:
+    """Units behind the live ones are padding."""
+    prefix = layer_prefix(index)
+    tensors[f"{prefix}intermediate.dense.weight"][units:] = 0
+    tensors[f"{prefix}intermediate.dense.bias"][units:] = 0
+    tensors[f"{prefix}output.dense.weight"][:, units:] = 0
+
+
+def laid_out(structure: Structure, tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+    """Tensors at packed shapes as a layout stores them."""
+    if layout == "cut":
+        return dict(tensors)
+    published = published_tensors(structure, tensors)
+    return published if layout == "published" else _full_size(structure, published)
+
+
+def _full_size(structure: Structure, published: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Heads back at their ids, zeros in place of those that are gone."""
+    full = dict(published)
+    hidden, size = structure.hidden_size, structure.head_size
+    for index, layer in enumerate(structure.layers):
+        rows = torch.tensor([head * size + row for head in layer.heads or (0,) for row in range(size)])
+        prefix = f"{layer_prefix(index)}attention."
+        for name, shape, axis in (
+            *((f"self.{name}.weight", (hidden, hidden), 0) for name in ("query", "key", "value")),
+            *((f"self.{name}.bias", (hidden,), 0) for name in ("query", "key", "value")),
+            ("output.dense.weight", (hidden, hidden), 1),
+        ):
+            stored = published[f"{prefix}{name}"]
+            full[f"{prefix}{name}"] = torch.zeros(shape, dtype=stored.dtype).index_copy_(axis, rows, stored)
+    return full
+
+
+def layout_config(structure: Structure, layout: Layout) -> dict[str, Any]:
+    """config.json for a layout, without the mark that densepack's own writer leaves."""
+    config = config_from_structure(structure)
+    if layout == "published":
+        config["pruned_heads"] = published_config(structure)["pruned_heads"]
+    return config
+
+
+def write_weights(folder: Path, tensors: Mapping[str, Tensor], weights: Weights = "bin", shards: int = 1) -> None:
+    """Write tensors as one file, or as shards with their index, under the names that transformers gives them."""
+    suffix, stem, whole = {
+        "bin": (".bin", "pytorch_model", "pytorch_model.bin"),
+        "safetensors": (".safetensors", "model", "model.safetensors"),
+    }[weights]
+    if shards == 1:
+        _write_file(folder / whole, dict(tensors))
+        return
+    shard_of: dict[str, str] = {}
+    names = list(tensors)
+    for number in range(shards):
+        file = f"{stem}-{number + 1:05d}-of-{shards:05d}{suffix}"
+        part = {name: tensors[name] for name in names[number::shards]}
+        shard_of |= dict.fromkeys(part, file)
+        _write_file(folder / file, part)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": shard_of}
+    write_text(folder / f"{whole}.index.json", json.dumps(index, indent=1) + "\n")
+
+
+def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    if path.suffix == ".bin":
+        torch.save(tensors, path)
+    else:
+        save_file(tensors, path, metadata={"format": "pt"})
+
+
+def letter_tokenizer(vocab_size: int) -> str:
+    """tokenizer.json of a WordPiece tokenizer that spells words, filled up with unused tokens. Raises InputError."""
+    tokens = [*SPECIAL_TOKENS.values(), *_ASCII, *(f"##{letter}" for letter in _ASCII)]
+    if vocab_size < len(tokens):
+        raise InputError(f"a vocabulary of {vocab_size} is too small for letters, {len(tokens)} are needed")
+    tokens += [f"[unused{number}]" for number in range(vocab_size - len(tokens))]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    return wordpiece_tokenizer(vocabulary, SPECIAL_TOKENS, {"do_lower_case": True}).to_str()

@@ -1,0 +1,117 @@
+"""Who takes part in a benchmark, on which shapes, under which settings; what all its sections share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from densepack_runtime.question_answering.windows import DOC_STRIDE, MAX_LENGTH, Windower
+from densepack_runtime.sessions.batching import Batching, batching_of
+from densepack_runtime.sessions.session import Batch, Session
+
+OnStep = Callable[[str], None]
+OpenSession = Callable[[int | None], Session]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Floating point operations of one window of S tokens: per_token * S + per_token_pair * S**2."""
+
+    per_token: int
+    per_token_pair: int
+
+    def flops(self, length: int) -> int:
+        return self.per_token * length + self.per_token_pair * length**2
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """How texts become windows for a side: its tokenizer.json, tokens in a window, tokens that neighbours share."""
+
+    tokenizer_json: str
+    max_length: int = MAX_LENGTH
+    doc_stride: int = DOC_STRIDE
+
+    def windower(self) -> Windower:
+        return Windower(self.tokenizer_json, max_length=self.max_length, doc_stride=self.doc_stride)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One contestant. `backend` and `precision` are for the reader of the report.
+
+    `texts` is needed to measure on SQuAD. `open_again` opens the same session in another process, given a number of
+    threads (None: its default); it can be pickled, and is needed to measure memory and how cost grows. The share of the
+    peak is told for sides that run on the CPU, whose peak is known.
+    """
+
+    name: str
+    session: Session
+    cost: Cost
+    backend: str = ""
+    precision: str = ""
+    on_gpu: bool = False
+    random_weights: bool = False
+    texts: Texts | None = None
+    open_again: OpenSession | None = None
+
+    @property
+    def batching(self) -> Batching:
+        """How windows become batches where questions are answered, as `QuestionAnswerer.open` has it."""
+        return batching_of(self.backend, self.precision, on_gpu=self.on_gpu)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One shape of the table: windows in a batch, tokens in a window (no padding)."""
+
+    batch: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.length}"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How it is measured: interleaved rounds, calls before the first of them, the pause before a sample, and the seed
+    of synthetic inputs.
+    """
+
+    rounds: int = 5
+    warmup: int = 2
+    settle_ms: float = 50.0
+    seed: int = 0
+
+
+def synthetic_batch(cell: Cell, *, seed: int = 0) -> Batch:
+    """A batch without padding: random tokens, the second half of each row being context."""
+    rng = np.random.default_rng(seed)
+    shape = (cell.batch, cell.length)
+    token_types = np.zeros(shape, dtype=np.int64)
+    token_types[:, cell.length // 2 :] = 1
+    return Batch(
+        input_ids=rng.integers(1, 1000, size=shape, dtype=np.int64),
+        attention_mask=np.ones(shape, dtype=np.int64),
+        token_type_ids=token_types,
+    )
+
+
+def notify(on_step: OnStep | None, text: str) -> None:
+    """Tell who listens, if anybody does."""
+    if on_step is not None:
+        on_step(text)
+
+
+def in_turn(sides: Sequence[Side], number: int) -> Sequence[Side]:
+    """Every side once; the one that begins changes with the round."""
+    turn = number % len(sides)
+    return (*sides[turn:], *sides[:turn])
+
+
+def settle(milliseconds: float) -> None:
+    """Wait until the threads of the side before have stopped spinning."""
+    time.sleep(milliseconds / 1e3)

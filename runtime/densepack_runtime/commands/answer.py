@@ -1,0 +1,86 @@
+"""The commands that a production host can run: answer, eval, doctor.
+
+`densepack_export.cli` adds those that need PyTorch and owns the entry point; this module imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from densepack_runtime.commands.options import (
+    BackendOption,
+    BundleArgument,
+    CudaGraphsOption,
+    JsonOption,
+    PrecisionOption,
+    ThreadsOption,
+    app,
+)
+from densepack_runtime.errors import InputError
+from densepack_runtime.host.console import print_json, tell
+from densepack_runtime.question_answering.json_lines import answer_lines, open_lines
+from densepack_runtime.question_answering.question_answerer import Compat, QuestionAnswerer
+
+
+@app.command()
+def answer(
+    bundle: BundleArgument,
+    question: Annotated[str | None, typer.Option("--question", "-q", help="The question.", show_default=False)] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", "-c", help="The text to answer it from.", show_default=False)
+    ] = None,
+    context_file: Annotated[
+        Path | None, typer.Option(help="Read the context from a UTF-8 file.", dir_okay=False, show_default=False)
+    ] = None,
+    lines: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='JSON lines {"question": …, "context": …, "id": …} from a file or - (stdin); JSON lines come out.',
+            show_default=False,
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad line.")] = False,
+    compat: Annotated[bool, typer.Option("--compat", help="Answer as the transformers 4 pipeline did.")] = False,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
+    cuda_graphs: CudaGraphsOption = True,
+    json_output: JsonOption = False,
+) -> None:
+    """Answer one question, or JSON lines.
+
+    Example: densepack answer bundle -q "Who is Frederic Chopin?" -c "Frédéric Chopin was a Polish composer."
+    """
+    one = question is not None
+    if one == (lines is not None):
+        raise typer.BadParameter("give either --question with --context, or --lines")
+    mode: Compat | None = "transformers" if compat else None
+    with QuestionAnswerer.open(
+        bundle, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs
+    ) as answerer:
+        if question is not None:
+            found = answerer.answer(question=question, context=_context(context, context_file), compat=mode)
+            if json_output:
+                print_json(found.as_dict())
+            else:
+                sys.stdout.write(f"{found.text}\n")
+                tell(f"characters {found.start} to {found.end}, score {found.score:.3f}")
+        else:
+            with open_lines(str(lines)) as source:
+                answer_lines(answerer, source, strict=strict, compat=mode)
+
+
+def _context(context: str | None, context_file: Path | None) -> str:
+    if (context is None) == (context_file is None):
+        raise typer.BadParameter("give the context with either --context or --context-file")
+    if context is not None:
+        return context
+    try:
+        return Path(str(context_file)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the context file cannot be read: {error}") from error

@@ -1,0 +1,76 @@
+"""The command `doctor`: what is here, and what would run a bundle, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from densepack_runtime.backends import choose_backend
+from densepack_runtime.bundle import Bundle
+from densepack_runtime.commands.options import (
+    JsonOption,
+    app,
+)
+from densepack_runtime.errors import BackendError
+from densepack_runtime.host.console import print_json, print_table
+from densepack_runtime.host.flavours import FLAVOURS, installed_version
+from densepack_runtime.host.gpus import nvidia_gpus
+from densepack_runtime.host.here import Host
+from densepack_runtime.tensorrt_plans.choice import misfit
+
+
+@app.command()
+def doctor(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="[BUNDLE]", help="Also say how this bundle would run here.")
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """What is here: GPU, providers, versions; and what would run a bundle, and why."""
+    from densepack_runtime.host.versions import package_versions
+    from densepack_runtime.sessions.onnxruntime_session import onnxruntime_conflict
+
+    gpus = nvidia_gpus()
+    facts: dict[str, Any] = {
+        "NVIDIA GPU": [str(gpu) for gpu in gpus],
+        "driver": f"for CUDA {gpus[0].driver_cuda}" if gpus else None,
+        **{f"{flavour} installed": installed_version(flavour) or None for flavour in FLAVOURS},
+        "onnxruntime providers": _providers(),
+        "conflict": onnxruntime_conflict(),
+        **package_versions(),
+    }
+    if bundle is not None:
+        facts.update(_bundle_facts(Bundle.open(bundle)))
+    if json_output:
+        print_json(facts)
+    else:
+        print_table("This host", ("what", "value"), [(name, _shown(value)) for name, value in facts.items()])
+
+
+def _providers() -> list[str]:
+    try:
+        import onnxruntime
+    except ImportError:
+        return []
+    return list(onnxruntime.get_available_providers())
+
+
+def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
+    """How each plan of a bundle fits this host, and what `auto` would open."""
+    host = Host.here()
+    facts: dict[str, Any] = {"bundle": str(bundle.folder)}
+    for entry in bundle.manifest.engines:
+        facts[entry.plan] = misfit(entry, host, bundle.folder) or f"fits {host.gpu}"
+    try:
+        facts["would open"] = str(choose_backend(bundle, host=host))
+    except BackendError as error:
+        facts["would open"] = f"nothing: {error}"
+    return facts
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

@@ -1,0 +1,49 @@
+"""The application and the options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from densepack_runtime.backends import BACKENDS
+from densepack_runtime.sessions.session import ComputePrecision
+
+app = typer.Typer(
+    name="densepack",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Pack block-pruned BERT question-answering models dense, export and run them, prove that nothing was lost.",
+)
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, as `densepack build` wrote it.")
+]
+BackendOption = Annotated[str, typer.Option(help=f"Which backend runs it: {', '.join(BACKENDS)}.")]
+PrecisionOption = Annotated[
+    ComputePrecision | None,
+    typer.Option(help="By default what the backend does best; bf16 and int8 are OpenVINO's.", show_default=False),
+]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; by default the physical cores.", show_default=False)
+]
+CudaGraphsOption = Annotated[
+    bool, typer.Option("--cuda-graphs/--no-cuda-graphs", help="Replay CUDA graphs on a GPU, one for each padded shape.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+SquadOption = Annotated[
+    str,
+    typer.Option(
+        "--squad", metavar="FILE", help="A SQuAD v1.1 or v2.0 file (.json or .json.gz), or `sample`: the embedded set."
+    ),
+]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.", show_default=False)]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options before the command. `--debug` is read by `run_command_line`."""

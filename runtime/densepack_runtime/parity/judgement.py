@@ -1,0 +1,105 @@
+"""What a rung may differ by, and the verdict."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from densepack_runtime.parity.report import RungReport
+from densepack_runtime.parity.tally import BestSpans, LogitDifference
+from densepack_runtime.question_answering.squad import SquadDataset, score_predictions
+from densepack_runtime.sessions.session import ComputePrecision
+
+# Percentages of the same count, computed in two ways, may differ by this: 88 of 89 is not below 100 - 100 / 89.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What a rung may differ by. None switches a limit off; agreement in percent, drops in points.
+
+    `explained_spans_only` asks that wherever the best span differs, the reference itself preferred its own by less
+    than twice the largest logit difference: a near tie, not another answer.
+    """
+
+    max_abs_logit: float | None = None
+    min_span_agreement: float | None = None
+    max_f1_drop: float | None = None
+    max_em_drop: float | None = None
+    explained_spans_only: bool = False
+
+
+# Questions with the same best span in percent, at least; drop of EM and F1 in points, at most. bfloat16 keeps 8 bits of
+# a number and INT8 7 where float16 keeps 11: more near ties fall to the other side, and F1 decides.
+_ROUNDED = {"fp16": (99.0, 0.2), "bf16": (98.0, 0.2), "int8": (95.0, 0.5)}
+
+
+def default_tolerance(precision: ComputePrecision, questions: int) -> Tolerance:
+    """FP32 rungs are the same function up to rounding; shorter types are judged by answers.
+
+    With few questions one changed answer weighs 100/n points, so such a rung may always change one.
+    """
+    if precision == "fp32":
+        return Tolerance(max_abs_logit=1e-3, explained_spans_only=True)
+    agreement, drop = _ROUNDED[precision]
+    one = 100 / questions
+    drop = max(drop, one)
+    return Tolerance(min_span_agreement=min(agreement, 100 - one), max_f1_drop=drop, max_em_drop=drop)
+
+
+def compare_spans(
+    dataset: SquadDataset, spans: BestSpans, wanted: BestSpans, base: RungReport, near_tie: float
+) -> RungReport:
+    """Agreement, EM and F1 of a rung against the reference's spans. A margin below `near_tie` explains a difference."""
+    differs = (spans.start != wanted.start) | (spans.end != wanted.end)
+    margins = wanted.score - spans.reference_score
+    score = score_predictions(dataset, spans.texts(dataset))
+    return RungReport(
+        name="",
+        precision="fp32",
+        status="passed",
+        questions=len(dataset.questions),
+        span_agreement=100 * float(1 - differs.mean()),
+        differing_spans=int(differs.sum()),
+        unexplained_spans=int((differs & ~(margins < near_tie)).sum()),
+        exact_match=score.exact_match,
+        f1=score.f1,
+        exact_match_drop=base.exact_match - score.exact_match,
+        f1_drop=base.f1 - score.f1,
+    )
+
+
+def with_logits(report: RungReport, difference: LogitDifference) -> RungReport:
+    """The report with what the logits showed."""
+    return replace(
+        report,
+        max_abs_logit=difference.max_abs_logit,
+        mean_abs_logit=difference.mean_abs_logit,
+        p999_abs_logit=difference.p999_abs_logit,
+    )
+
+
+def judged(report: RungReport, limits: Tolerance) -> RungReport:
+    """The report with its verdict. Comparisons are written so that NaN fails."""
+    failures = []
+    if not math.isfinite(report.max_abs_logit):
+        failures.append("some logits are not finite")
+    if limits.max_abs_logit is not None and not report.max_abs_logit <= limits.max_abs_logit:
+        failures.append(f"largest |Δlogit| {report.max_abs_logit:.3g} is above {limits.max_abs_logit:g}")
+    if limits.explained_spans_only and report.unexplained_spans:
+        failures.append(
+            f"{report.unexplained_spans} of {report.differing_spans} differing spans are no near ties (margin at least "
+            "twice the largest |Δlogit|)"
+        )
+    least = limits.min_span_agreement
+    if least is not None and not report.span_agreement >= least - ROUNDING:
+        failures.append(
+            f"same best span for {report.span_agreement:.2f} % of {report.questions} questions, below {least:g} %"
+        )
+    drops = (("EM", report.exact_match_drop, limits.max_em_drop), ("F1", report.f1_drop, limits.max_f1_drop))
+    failures += [
+        f"{name} drops by {drop:.2f} points on {report.questions} questions, more than {limit:.2f}"
+        for name, drop, limit in drops
+        if limit is not None and not drop <= limit + ROUNDING
+    ]
+    return replace(report, status="failed" if failures else "passed", failures=tuple(failures))

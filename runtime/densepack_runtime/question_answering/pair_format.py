@@ -1,0 +1,49 @@
+"""How a question and a context are joined for a tokenizer: which special tokens stand where.
+
+[CLS] question [SEP] context [SEP], token types 0 up to the first [SEP] and 1 behind it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densepack_runtime.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+SPECIAL_TOKENS = 3  # [CLS] question [SEP] context [SEP]
+
+
+def load_tokenizer(tokenizer_json: str) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # the library raises bare Exception for a file it cannot read
+        raise InputError(f"the tokenizer file cannot be read: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def special_ids(tokenizer: Tokenizer) -> tuple[int, int]:
+    """Ids of [CLS] and [SEP], read off an encoded empty pair."""
+    empty = tokenizer.encode("", "")
+    if len(empty.ids) != SPECIAL_TOKENS or empty.ids[1] != empty.ids[2] or empty.type_ids != [0, 0, 1]:
+        raise InputError(
+            f"the tokenizer is not one of BERT's: an empty pair gives ids {empty.ids} with types {empty.type_ids}, and "
+            "[CLS] [SEP] [SEP] with types [0, 0, 1] is needed"
+        )
+    return empty.ids[0], empty.ids[1]
+
+
+def continuation_table(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+    vocabulary = tokenizer.get_vocab()
+    table = np.zeros(max(vocabulary.values()) + 1, dtype=np.bool_)
+    table[[identity for token, identity in vocabulary.items() if token.startswith("##") and len(token) > 2]] = True
+    return table

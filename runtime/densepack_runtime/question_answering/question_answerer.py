@@ -1,0 +1,308 @@
+"""Questions in, answers out: windows, batches, model and spans in one object.
+
+with QuestionAnswerer.open("bundle/") as qa:
+    answer = qa.answer(question="Who …?", context="…")
+    for answer in qa.answer_many(pairs): ...                 # a stream of any length, in input order
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densepack_runtime.errors import InputError
+from densepack_runtime.host.console import progress_bar
+from densepack_runtime.question_answering.ahead import Ahead
+from densepack_runtime.question_answering.answers import Answer, QuestionSpans, SpanRules, null_odds, span_candidates
+from densepack_runtime.question_answering.pipeline_compat import PipelineRules, pipeline_answers
+from densepack_runtime.question_answering.pools import Pair, Pool
+from densepack_runtime.question_answering.squad import SquadDataset
+from densepack_runtime.question_answering.windows import Windower
+from densepack_runtime.sessions.batching import Batching, length_sorted_batches
+from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, Session
+
+Compat = Literal["transformers"]
+_LOGGER = logging.getLogger("densepack")
+
+
+@dataclass(frozen=True, slots=True)
+class SquadPredictions:
+    """Answer texts by question id. For SQuAD 2 also the null odds: score of "no answer" less that of the best span."""
+
+    texts: dict[str, str]
+    null_odds: dict[str, float]
+
+
+class QuestionAnswerer:
+    """Answers questions with a session and the windower that belongs to its model.
+
+    `rules` decide on spans; with `compat="transformers"`, `pipeline_rules` do, as the transformers 4 pipeline did.
+    `batching` says how large batches are. An over-long question is an error unless `truncate_question`.
+    Safe to share between threads when its session is (ONNX Runtime's is).
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        windower: Windower,
+        *,
+        rules: SpanRules | None = None,
+        pipeline_rules: PipelineRules | None = None,
+        batching: Batching | None = None,
+        truncate_question: bool = False,
+    ) -> None:
+        self.session = session
+        self.windower = windower
+        self.rules = rules or SpanRules()
+        self.pipeline_rules = pipeline_rules or PipelineRules()
+        self.batching = batching or Batching()
+        self.truncate_question = truncate_question
+
+    @classmethod
+    def open(
+        cls,
+        bundle: str | Path,
+        *,
+        backend: str = "auto",
+        precision: ComputePrecision | None = None,
+        threads: int | None = None,
+        cuda_graphs: bool = True,
+        rules: SpanRules | None = None,
+        pipeline_rules: PipelineRules | None = None,
+        truncate_question: bool = False,
+    ) -> Self:
+        """Open a bundle; which backend it took and why goes to the logger `densepack`.
+
+        Raises BundleError when it is damaged, BackendError when nothing here can run it.
+        """
+        from densepack_runtime.backends import choose_backend, open_choice
+        from densepack_runtime.bundle import Bundle
+
+        opened = Bundle.open(bundle)
+        manifest = opened.manifest
+        windower = Windower(opened.tokenizer_json, max_length=manifest.max_length, doc_stride=manifest.doc_stride)
+        choice = choose_backend(opened, backend, precision)
+        _LOGGER.info("backend %s", choice)
+        return cls(
+            open_choice(opened, choice, threads=threads, cuda_graphs=cuda_graphs),
+            windower,
+            rules=rules,
+            pipeline_rules=pipeline_rules,
+            batching=choice.batching,
+            truncate_question=truncate_question,
+        )
+
+    def close(self) -> None:
+        """Free the model."""
+        self.session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def answer(self, *, question: str, context: str, compat: Compat | None = None) -> Answer:
+        """The best answer to one question. Raises InputError for texts that cannot be used."""
+        return self.best_answers(question=question, context=context, count=1, compat=compat)[0]
+
+    def best_answers(
+        self, *, question: str, context: str, count: int = 5, compat: Compat | None = None
+    ) -> list[Answer]:
+        """The best `count` answers with different texts, best first (fewer when the context has fewer).
+
+        Raises InputError as `answer` does.
+        """
+        if count < 1:
+            raise InputError(f"count must be at least 1, it is {count}")
+        rules = self._rules(compat)
+        if isinstance(rules, SpanRules):
+            rules = replace(rules, n_best=max(rules.n_best, count))
+        else:
+            rules = replace(rules, top_k=count)
+        [pool] = self._pools([(question, context)])
+        [answers] = self._ranked(pool, self._run(pool), rules)
+        if isinstance(answers, InputError):
+            raise answers
+        return answers[:count]
+
+    @overload
+    def answer_many(
+        self, pairs: Iterable[Pair], *, progress: bool = False, compat: Compat | None = None
+    ) -> Iterator[Answer]: ...
+
+    @overload
+    def answer_many(
+        self,
+        pairs: Iterable[Pair | InputError],
+        *,
+        progress: bool = False,
+        compat: Compat | None = None,
+        on_error: Literal["yield"],
+    ) -> Iterator[Answer | InputError]: ...
+
+    def answer_many(
+        self,
+        pairs: Iterable[Pair | InputError],
+        *,
+        progress: bool = False,
+        compat: Compat | None = None,
+        on_error: Literal["raise", "yield"] = "raise",
+    ) -> Iterator[Answer | InputError]:
+        """The best answer to each (question, context), in input order; memory does not grow with the stream.
+
+        The stream is read up to 2,112 questions ahead, fewer when contexts are long. `progress` shows a bar on stderr.
+        A pair that cannot be used raises InputError; with `on_error="yield"` the error comes in its place and the rest
+        goes on (an InputError among the pairs is passed through).
+        """
+        for answers in self._with_progress(self._stream(pairs, self._rules(compat)), pairs, progress):
+            if isinstance(answers, InputError):
+                if on_error == "raise":
+                    raise answers
+                yield answers
+            else:
+                yield answers[0]
+
+    def predict(self, dataset: SquadDataset, *, progress: bool = False) -> dict[str, str]:
+        """The answer text of every question of a SQuAD file, by id; "" where SQuAD 2 has no answer.
+
+        Raises InputError that names the question as `answer` does.
+        """
+        return self.predict_with_null_odds(dataset, progress=progress).texts
+
+    def predict_with_null_odds(self, dataset: SquadDataset, *, progress: bool = False) -> SquadPredictions:
+        """Like `predict`, with what the official script takes as --na-prob-file to find the best threshold.
+
+        For SQuAD 2 the null threshold of `rules` counts, 0 where they have none.
+        """
+        rules = self.rules
+        if dataset.allows_no_answer and rules.null_threshold is None:
+            rules = replace(rules, null_threshold=0.0)
+        pairs = [(question.question, question.context) for question in dataset.questions]
+        predictions = SquadPredictions({}, {})
+        found = self._with_progress(self._stream(pairs, rules), pairs, progress)
+        for question, answers in zip(dataset.questions, found, strict=True):
+            if isinstance(answers, InputError):
+                raise InputError(f"question {question.id!r}: {answers}") from answers
+            predictions.texts[question.id] = answers[0].text
+            if dataset.allows_no_answer:
+                predictions.null_odds[question.id] = null_odds(answers)
+        return predictions
+
+    def _rules(self, compat: Compat | None) -> SpanRules | PipelineRules:
+        if compat not in (None, "transformers"):
+            raise InputError(f"unknown compat mode {compat!r}; known: transformers")
+        return self.rules if compat is None else self.pipeline_rules
+
+    def _with_progress(
+        self, found: Iterator[list[Answer] | InputError], pairs: Iterable[Pair | InputError], progress: bool
+    ) -> Iterator[list[Answer] | InputError]:
+        if not progress:
+            yield from found
+            return
+        total = len(pairs) if isinstance(pairs, Sequence) else None
+        with progress_bar("questions", total) as advance:
+            for answers in found:
+                yield answers
+                advance(1)
+
+    def _stream(
+        self, pairs: Iterable[Pair | InputError], rules: SpanRules | PipelineRules
+    ) -> Iterator[list[Answer] | InputError]:
+        """The ranked answers to each pair, or the InputError that it gave.
+
+        A thread runs the model; this one tokenises the next pool and ranks the answers of the last batch meanwhile.
+        """
+        under_way: deque[tuple[Pool, Ahead[tuple[Batch, Logits]]]] = deque()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="densepack-model") as worker:
+            try:
+                for pool in chain(self._pools(pairs), [None]):
+                    if pool is not None:
+                        under_way.append((pool, Ahead(worker, self._run(pool))))
+                    if len(under_way) > 1 or (under_way and pool is None):
+                        yield from self._ranked(*under_way[0], rules)
+                        under_way.popleft()
+            finally:  # an error, or nobody wants the rest
+                for _, computed in under_way:
+                    computed.close()
+
+    def _ranked(
+        self, pool: Pool, computed: Iterator[tuple[Batch, Logits]], rules: SpanRules | PipelineRules
+    ) -> Iterator[list[Answer] | InputError]:
+        if isinstance(rules, SpanRules):
+            return self._span_answers(pool, computed, rules)
+        return self._pipeline_answers(pool, computed, rules)
+
+    def _pools(self, pairs: Iterable[Pair | InputError]) -> Iterator[Pool]:
+        """The questions with their windows, in input order, in pools of bounded size."""
+        read: deque[Pair | InputError] = deque()  # what the windower has taken and not given back yet
+
+        def remembered() -> Iterator[Pair | InputError]:
+            for pair in pairs:
+                read.append(pair)
+                yield pair
+
+        pool = Pool(first=0)
+        for result in self.windower.windows_or_errors(remembered(), truncate_question=self.truncate_question):
+            pool.add(read.popleft(), result)
+            if pool.is_full:
+                yield pool
+                pool = Pool(first=pool.first + len(pool.results))
+        if pool.results:
+            yield pool
+
+    def _run(self, pool: Pool) -> Iterator[tuple[Batch, Logits]]:
+        """All windows of a pool in batches of similar length, with their logits."""
+        under_way: deque[Batch] = deque()
+
+        def batches() -> Iterator[Batch]:
+            for batch in length_sorted_batches(
+                pool.windows(),
+                pad_id=self.windower.pad_id,
+                token_budget=self.batching.token_budget,
+                length_multiple=self.batching.length_multiple,
+                pool_windows=max(1, pool.window_count),
+            ):
+                under_way.append(batch)
+                yield batch
+
+        for logits in self.session.run_many(batches()):
+            yield under_way.popleft(), logits
+
+    def _span_answers(
+        self, pool: Pool, computed: Iterator[tuple[Batch, Logits]], rules: SpanRules
+    ) -> Iterator[list[Answer] | InputError]:
+        questions = [QuestionSpans() for _ in pool.results]
+        for batch, logits in computed:
+            candidates = span_candidates(batch, logits, rules)
+            for row, window in enumerate(batch.windows):
+                questions[window.example - pool.first].add(window, candidates, row)
+        for question, context, result in zip(questions, pool.contexts, pool.results, strict=True):
+            yield result if isinstance(result, InputError) else question.ranked(context, rules)
+
+    def _pipeline_answers(
+        self, pool: Pool, computed: Iterator[tuple[Batch, Logits]], rules: PipelineRules
+    ) -> Iterator[list[Answer] | InputError]:
+        logits_of: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+        for batch, logits in computed:
+            for row, window in enumerate(batch.windows):
+                key = (window.example, window.first_token)
+                logits_of[key] = (logits.start[row, : window.length], logits.end[row, : window.length])
+        for context, result in zip(pool.contexts, pool.results, strict=True):
+            if isinstance(result, InputError):
+                yield result
+                continue
+            of_windows = [logits_of.pop((window.example, window.first_token)) for window in result]
+            yield pipeline_answers(context, result, of_windows, self.windower.continues_word, rules)

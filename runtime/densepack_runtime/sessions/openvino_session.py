@@ -1,0 +1,181 @@
+"""OpenVINO as a Session, on the CPU, in float32, bfloat16 or INT8.
+
+    session = OpenVinoSession(bundle.graph("fp32"), precision="bf16", cache=folder)
+
+Its attention is one kernel, and it computes in bfloat16 or INT8 where the processor can: that is what it is here for.
+All three run the float32 graph; INT8 is for products with weights, and what is left is bfloat16 where there is some.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from densepack_runtime.errors import BackendError, InputError, require
+from densepack_runtime.host.files import sha256_of
+from densepack_runtime.host.machine import physical_cores, processor_features
+from densepack_runtime.sessions.openvino_int8 import GROUP_SIZE, multiplies_int8, with_int8_weights
+from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, ComputePrecision, Logits
+
+_PRECISIONS: tuple[ComputePrecision, ...] = ("fp32", "bf16", "int8")
+_TELEMETRY = "openvino_telemetry"
+# oneTBB loads a library so that it sees glibc's `free` but memory of a preloaded allocator (tcmalloc, jemalloc), and
+# the process ends; this switch makes it load that library like any other (uxlfoundation/oneTBB issue 1645).
+_SHARED_ALLOCATOR = ("TBB_ENABLE_SANITIZERS", "1")
+# Takes instruction sets away from the kernels that are compiled.
+_INSTRUCTION_SETS = "ONEDNN_MAX_CPU_ISA"
+
+
+class OpenVinoSession:
+    """Runs one ONNX file. `threads` counts CPU threads, by default the physical cores. Thread-safe.
+
+    `cache` is a folder for what OpenVINO compiles for this processor: the next start is faster. Raises BackendError
+    when the file is missing, damaged or not a graph of densepack, or when the processor does not multiply in
+    `precision`; MissingDependencyError without openvino; InputError for fewer than one thread.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        precision: ComputePrecision = "fp32",
+        threads: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise InputError(f"threads must be at least 1, got {threads}")
+        if precision not in _PRECISIONS:
+            raise BackendError(f"OpenVINO computes in {', '.join(_PRECISIONS)}, not in {precision}")
+        self._path = Path(path)
+        self._lock = threading.Lock()
+        self._request: Any = _compile(self._path, precision, threads or physical_cores(), cache).create_infer_request()
+
+    def run(self, batch: Batch) -> Logits:
+        """Logits of one batch. Raises BackendError when the session is closed or OpenVINO fails."""
+        with self._lock:  # a request has one set of buffers
+            if self._request is None:
+                raise BackendError(f"the session of {self._path.name} is closed")
+            try:
+                results = self._request.infer(batch.arrays(), share_inputs=True)
+            except RuntimeError as error:
+                raise BackendError(f"OpenVINO failed on a batch of shape {batch.shape}: {error}") from error
+            start, end = (results[name].copy() for name in OUTPUT_NAMES)
+        return Logits(start, end)
+
+    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
+        """Logits of each batch, in order."""
+        return map(self.run, batches)
+
+    def close(self) -> None:
+        """Free the model."""
+        with self._lock:
+            self._request = None
+
+
+@cache
+def openvino_precisions() -> tuple[ComputePrecision, ...]:
+    """What OpenVINO computes in on this processor, fp32 first; nothing where it is not installed."""
+    try:
+        openvino = import_openvino()
+    except ImportError:
+        return ()
+    bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("fp32", *(("bf16",) if bfloat16 else ()), *(("int8",) if multiplies_int8(openvino) else ()))
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO without its telemetry. Raises MissingDependencyError when it is not installed."""
+    os.environ.setdefault(*_SHARED_ALLOCATOR)
+    with _without_module(_TELEMETRY):
+        return require("openvino", "openvino")
+
+
+@contextmanager
+def _without_module(name: str) -> Iterator[None]:
+    """As if a package that was not imported yet were not installed; OpenVINO then takes its own stub of it."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+def _compile(path: Path, precision: ComputePrecision, threads: int, cache: Path | None) -> Any:
+    openvino: Any = import_openvino()
+    if not path.is_file():
+        raise BackendError(f"the ONNX file {path} is missing")
+    core = openvino.Core()
+    able = openvino_precisions()
+    if precision not in able:
+        name = core.get_property("CPU", "FULL_DEVICE_NAME")
+        raise BackendError(f"{name} does not multiply in {precision}: use --precision {' or '.join(able)}")
+    options = compile_options(precision, threads, bfloat16="bf16" in able)
+    if cache is not None:
+        core.set_property({"CACHE_DIR": str(cache_folder(cache, path, precision, options, openvino.__version__))})
+    try:
+        model = core.read_model(str(path))
+        _check_tensors(model, path)
+        if precision == "int8":
+            with_int8_weights(openvino, model)
+        return core.compile_model(model, "CPU", options)
+    except RuntimeError as error:
+        raise BackendError(f"OpenVINO cannot load {path}: {error}") from error
+
+
+def compile_options(precision: ComputePrecision, threads: int, *, bfloat16: bool) -> dict[str, Any]:
+    """What OpenVINO is told; `bfloat16` says whether the processor multiplies it."""
+    return {
+        "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" or not bfloat16 else "bf16",
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        # Pinned threads keep others off these cores, and those of another session would be pinned to the same ones.
+        "ENABLE_CPU_PINNING": False,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP_SIZE if precision == "int8" else 0,
+    }
+
+
+def cache_folder(
+    cache: Path, graph: Path, precision: ComputePrecision, options: Mapping[str, Any], version: str
+) -> Path:
+    """The folder in `cache` for one compilation, named after all that decides what comes of it.
+
+    OpenVINO 2026.4.1 names what it compiled after the graph, whatever the precision: a bfloat16 session that found the
+    float32 one took it, and ended the process on processors with AMX.
+    """
+    decides = {
+        "graph": sha256_of(graph),
+        "precision": precision,
+        "options": dict(options),
+        "openvino": version,
+        "processor": processor_features(),
+        "instruction sets": os.environ.get(_INSTRUCTION_SETS, ""),
+    }
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+    return cache / f"{precision}-{digest[:16]}"
+
+
+def _check_tensors(model: Any, path: Path) -> None:
+    found = {tensor.get_any_name(): tensor.get_element_type().get_type_name() for tensor in model.inputs}
+    found |= {tensor.get_any_name(): tensor.get_element_type().get_type_name() for tensor in model.outputs}
+    wanted = dict.fromkeys(INPUT_NAMES, "i64") | dict.fromkeys(OUTPUT_NAMES, "f32")
+    if found != wanted:
+        raise BackendError(
+            f"{path.name} is not a graph of densepack: its inputs and outputs are {_listed(found)}; needed are "
+            f"{_listed(wanted)}"
+        )
+
+
+def _listed(tensors: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {kind}" for name, kind in sorted(tensors.items()))

@@ -1,0 +1,97 @@
+"""The one abstraction of the runtime: a session turns a padded batch into start and end logits.
+
+Every backend (ONNX Runtime, OpenVINO, TensorRT, PyTorch) is a Session; parity, benchmark and the question answerer know
+nothing else about them.
+
+    with closing(open_choice(bundle, choose_backend(bundle))) as session:
+        logits = session.run(batch)            # Logits, float32 [B, S]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+# How a graph is typed, and how a session computes it: in bfloat16 and INT8, a backend runs the float32 graph.
+Precision = Literal["fp32", "fp16"]
+ComputePrecision = Literal["fp32", "fp16", "bf16", "int8"]
+# What a bundle need not have: where it fails the ladder of a build, it is closed and the rest of the bundle stands.
+OPTIONAL_PRECISIONS: tuple[ComputePrecision, ...] = ("bf16", "int8")
+GRAPH_OF: dict[ComputePrecision, Precision] = {"fp32": "fp32", "fp16": "fp16", "bf16": "fp32", "int8": "fp32"}
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+OUTPUT_NAMES = ("start_logits", "end_logits")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded model inputs, int64 [B, S] each, with the window that each row came from.
+
+    `windows` may be empty for synthetic batches (benchmarks, export checks); otherwise it has B entries.
+    """
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+    token_type_ids: NDArray[np.int64]
+    windows: tuple[Window, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, S)."""
+        rows, length = self.input_ids.shape
+        return rows, length
+
+    def arrays(self) -> dict[str, NDArray[np.int64]]:
+        """The three inputs by the names that every graph of densepack uses."""
+        return dict(zip(INPUT_NAMES, (self.input_ids, self.attention_mask, self.token_type_ids), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """Start and end logits of a batch, float32 [B, S]. Values at padded positions have no meaning."""
+
+    start: NDArray[np.float32]
+    end: NDArray[np.float32]
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A model that is ready to run. `close` frees what it holds; a closed session refuses to run."""
+
+    def run(self, batch: Batch) -> Logits:
+        """Logits of one batch. Raises BackendError when the backend fails or the session is closed."""
+        ...
+
+    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
+        """Logits of each batch, in order. A backend that can overlaps copies and compute here."""
+        ...
+
+    def close(self) -> None:
+        """Free the model. Closing twice is harmless."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """[CLS] question [SEP] slice of the context [SEP], not padded.
+
+    `example` is the index of the question among those asked. `token_ids` int32 [S]. `context_start` is the index of
+    the first context token in `token_ids`; the context tokens are `token_ids[context_start : S - 1]`, everything from
+    `context_start` on has token type 1. `offsets` int32 [S - 1 - context_start, 2]: for each context token the
+    characters (start, end) of the *original* context string. `first_token` is the position of the first context token
+    of this window among all tokens of the context.
+    """
+
+    example: int
+    token_ids: NDArray[np.int32]
+    context_start: int
+    offsets: NDArray[np.int32]
+    first_token: int = 0
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, special ones included."""
+        return len(self.token_ids)

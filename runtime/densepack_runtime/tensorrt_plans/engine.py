@@ -1,0 +1,117 @@
+"""From the bytes of a plan to an engine that is what its record says.
+
+    engine = deserialize(trt, runtime, plan, entry, log)
+    check_engine(trt, engine, entry)
+
+TensorRT answers a plan that it cannot use with None; whatever it knows about the reason is put into the error.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from densepack_runtime.errors import BackendError
+from densepack_runtime.host.files import new_file
+from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES
+from densepack_runtime.sessions.shapes import Profile
+from densepack_runtime.tensorrt_plans.log import TensorRTLog
+from densepack_runtime.tensorrt_plans.record import PlanEntry
+
+if TYPE_CHECKING:
+    import tensorrt as trt_types
+
+_LOGGER = logging.getLogger("densepack")
+_REBUILD = "Rebuild it on this host: densepack build-engine BUNDLE"
+
+
+def deserialize(
+    trt: ModuleType, runtime: trt_types.Runtime, plan: Path, entry: PlanEntry, log: TensorRTLog
+) -> trt_types.ICudaEngine:
+    """The engine. Raises BackendError with the version, what TensorRT logged and the command that mends it."""
+    try:
+        content = plan.read_bytes()
+    except OSError as error:
+        raise BackendError(f"the plan {plan} cannot be read: {error}") from error
+    if entry.version_compatible:
+        # Such plans carry code for the host; the bundle's checksums are what it is trusted by.
+        runtime.engine_host_code_allowed = True
+    _check_validity(trt, runtime, content, entry)
+    engine = runtime.deserialize_cuda_engine(content)
+    if engine is None:
+        raise BackendError(f"TensorRT {trt.__version__} cannot load {entry.plan}: {log.told()}. {_REBUILD}")
+    return engine
+
+
+def _check_validity(trt: ModuleType, runtime: Any, content: bytes, entry: PlanEntry) -> None:
+    """Ask TensorRT for RTX what it thinks of a plan; the datacenter flavour has no such question."""
+    if not hasattr(trt, "EngineValidity"):
+        return
+    validity, diagnostics = runtime.get_engine_validity(content)
+    flags = int(diagnostics)
+    names = [name for name, flag in trt.EngineInvalidityDiagnostics.__members__.items() if flags & int(flag)]
+    told = ", ".join(names) or "no reason given"
+    if validity == trt.EngineValidity.INVALID:
+        raise BackendError(f"TensorRT {trt.__version__} finds {entry.plan} invalid here: {told}. {_REBUILD}")
+    if validity != trt.EngineValidity.VALID:
+        _LOGGER.warning("%s runs below its best here: %s", entry.plan, told)
+
+
+def check_engine(trt: ModuleType, engine: trt_types.ICudaEngine, entry: PlanEntry) -> None:
+    """Compare an engine with its record. Raises BackendError that lists every difference."""
+    faults = [*_tensor_faults(trt, engine), *_profile_faults(engine, entry)]
+    if faults:
+        raise BackendError(f"{entry.plan} is not the engine of its record: {'; '.join(faults)}. {_REBUILD}")
+
+
+def _tensor_faults(trt: ModuleType, engine: Any) -> list[str]:
+    wanted = dict.fromkeys(INPUT_NAMES, (trt.TensorIOMode.INPUT, trt.int64))
+    wanted |= dict.fromkeys(OUTPUT_NAMES, (trt.TensorIOMode.OUTPUT, trt.float32))
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    faults = [f"the tensor {name} is missing" for name in wanted.keys() - set(names)]
+    for name in names:
+        found = engine.get_tensor_mode(name), engine.get_tensor_dtype(name)
+        if wanted.get(name) != found:
+            faults.append(f"the tensor {name} is {found[0].name} {found[1].name}")
+    return faults
+
+
+def _profile_faults(engine: Any, entry: PlanEntry) -> list[str]:
+    count = engine.num_optimization_profiles
+    if count != len(entry.profiles):
+        return [f"it has {count} profiles instead of {len(entry.profiles)}"]
+    faults = []
+    for index, profile in enumerate(entry.profiles):
+        shapes = (tuple(shape) for shape in engine.get_tensor_profile_shape(INPUT_NAMES[0], index))
+        found = Profile(*shapes)
+        if found != profile:
+            faults.append(f"profile {index} is {found} instead of {profile}")
+    return faults
+
+
+def rtx_config(trt: ModuleType, engine: Any, cache: Path | None, *, cuda_graphs: bool) -> Any:
+    """How TensorRT for RTX is to run: whole-graph CUDA graphs, and a cache of the kernels compiled at the first run."""
+    config = engine.create_runtime_config()
+    if config is None:
+        raise BackendError("TensorRT for RTX made no runtime configuration")
+    if cuda_graphs:
+        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    kernels = config.create_runtime_cache()
+    if cache is not None and cache.is_file() and not kernels.deserialize(cache.read_bytes()):
+        _LOGGER.info("%s is of another GPU or version: kernels are compiled anew", cache)
+    if not config.set_runtime_cache(kernels):
+        raise BackendError("TensorRT for RTX refused the runtime cache")
+    return config
+
+
+def save_rtx_cache(config: Any, cache: Path) -> None:
+    """Keep compiled kernels for the next start. What cannot be written is said and costs only that start's time."""
+    try:
+        content = bytes(config.get_runtime_cache().serialize())
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(cache) as temporary:
+            temporary.write_bytes(content)
+    except (OSError, RuntimeError) as error:
+        _LOGGER.warning("the kernels compiled by TensorRT for RTX were not kept in %s: %s", cache, error)

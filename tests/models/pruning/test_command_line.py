@@ -1,0 +1,179 @@
+"""prune, fill and finetune on the command line: what they write, and what they refuse before any work is lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from densepack_models.formats.checkpoint import load_checkpoint
+from densepack_models.pruning.trainer import StudentTrainer, last_checkpoint
+from densepack_models.pruning.training_log import COLUMNS
+from tests.command_line import CommandLine
+from tests.models.pruning.conftest import PruneCommand, TinyFiles
+from tests.models.pruning.tiny_task import tiny_start, write_squad, write_start
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "training_log.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_from_dense_to_filled(
+    tiny_prune: PruneCommand, tiny_files: TinyFiles, densepack: CommandLine, tmp_path: Path
+) -> None:
+    """The result is in the published format, packs exactly, and says how it was made."""
+    pruned, filled = tmp_path / "pruned", tmp_path / "filled"
+    done = tiny_prune(
+        pruned,
+        "--target-density",
+        0.5,
+        "--score-learning-rate",
+        0.2,
+        "--eval-squad",
+        tiny_files.data,
+        "--eval-every",
+        10,
+    )
+    assert done.code == 0, done.err
+    assert "step 10 of 30: loss" in done.err
+    assert "F1" in done.out
+    log = rows(pruned)
+    assert tuple(log[0]) == ("stage", *COLUMNS)
+    assert [int(row["step"]) for row in log] == [5, 10, 15, 20, 25, 30]
+    assert [row["f1"] != "" for row in log] == [False, True, False, True, False, True]
+    assert float(log[-1]["density"]) <= 0.5
+    told = json.loads(densepack("inspect", pruned, "--json").out)
+    assert told["linear_density_percent"] == pytest.approx(100 * float(log[-1]["density"]))
+    record = json.loads((pruned / "training.json").read_text(encoding="utf-8"))
+    assert record["command"] == "prune"
+    assert record["pruning"]["target_density"] == 0.5
+    assert record["command_line"] == (
+        "densepack prune start pruned --teacher teacher --data train.json --attention-block 4x4 --target-density 0.5 "
+        "--score-learning-rate 0.2 --max-steps 30 --token-budget 256 --max-length 32 --doc-stride 8 "
+        "--learning-rate 0.001 --device cpu --eval-squad train.json --eval-every 10"
+    )
+    assert record["result"]["packing_difference"] < 1e-4
+    arguments = tiny_files.arguments("fill", filled)
+    arguments[1] = str(pruned)
+    done = densepack(*arguments, "--half", "--json")
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert 100 * result["linear_density"] == pytest.approx(told["linear_density_percent"])
+    record = json.loads((filled / "training.json").read_text(encoding="utf-8"))
+    assert (record["command"], record["before"]["command"]) == ("fill", "prune")
+    assert [row["stage"] for row in rows(filled)] == ["prune"] * 6 + ["fill"] * 6
+    checkpoint = load_checkpoint(filled)
+    assert {tensor.dtype for tensor in checkpoint.tensors.values()} == {torch.float16}
+    config = json.loads((filled / "config.json").read_text(encoding="utf-8"))
+    assert sum(len(heads) for heads in config["pruned_heads"].values()) == 8 - result["heads"]
+
+
+def test_finetune_needs_no_teacher(tiny_files: TinyFiles, densepack: CommandLine, tmp_path: Path) -> None:
+    arguments = list(tiny_files.arguments("finetune", tmp_path / "out"))
+    at = arguments.index("--teacher")
+    del arguments[at : at + 2]
+    done = densepack(*arguments, "--accumulation", 2)
+    assert done.code == 0, done.err
+    log = rows(tmp_path / "out")
+    assert {row["kd"] for row in log} == {""}
+    assert float(log[-1]["ce"]) < float(log[0]["ce"])
+
+
+def test_bf16(tiny_prune: PruneCommand, tmp_path: Path) -> None:
+    done = tiny_prune(tmp_path / "out", "--bf16", "--init", "fisher", "--target-density", 0.5)
+    assert done.code == 0, done.err
+    assert "ranked heads and units on" in done.err
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["training"]["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--precision", "fp16"), "training in fp16 needs a GPU"),
+        (("--device", "cuda"), "PyTorch sees no CUDA GPU: use --device cpu"),
+        (("--warmup-steps", 3), "a run of 30 steps has no room to prune"),
+        (("--target-density", 1.5), "a density of 150 % cannot be reached"),
+        (("--method", "magic"), "method is 'magic', one of sigmoid, topk, threshold, magnitude, l0 is needed"),
+        (("--attention-block", "5x5"), "blocks of 5x5 do not fit: layer 0 query is [32, 32]"),
+        (("--max-length", 512), "windows of 512 tokens are longer than"),
+        (("--token-budget", 16), "cannot hold the longest window"),
+        (("--dropout", 2), "dropout is 2, 0 to 1 is needed"),
+        (("--data", "nowhere.json"), "nowhere.json"),
+        (("--teacher", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_is_refused_before_any_work(
+    tiny_prune: PruneCommand, tmp_path: Path, options: tuple[Any, ...], message: str
+) -> None:
+    if options[:2] == ("--device", "cuda") and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    done = tiny_prune(tmp_path / "out", *options)
+    assert done.code == 1
+    [line] = done.error_lines
+    assert message in line
+    assert not (tmp_path / "out").exists()
+    assert last_checkpoint(tmp_path / "out.state" / "prune") is None
+
+
+def test_a_teacher_with_another_vocabulary(tiny_prune: PruneCommand, tmp_path: Path) -> None:
+    other = write_start(tmp_path / "other", tiny_start(extra=("elephant",)))
+    [line] = tiny_prune(tmp_path / "out", "--teacher", other).error_lines
+    assert "has another vocabulary" in line
+    assert "1 have another id or none" in line
+
+
+def test_an_answer_that_is_not_there(tiny_prune: PruneCommand, tmp_path: Path) -> None:
+    data = write_squad(tmp_path / "data.json")
+    document = json.loads(data.read_text(encoding="utf-8"))
+    document["data"][0]["paragraphs"][5]["qas"][0]["answers"][0]["text"] = "aardvark"
+    data.write_text(json.dumps(document), encoding="utf-8")
+    [line] = tiny_prune(tmp_path / "refused", "--data", data, "--bad-answers", "refuse").error_lines
+    assert "1 of 64 questions cannot be trained on; 'q5': its answer 'aardvark' is not at character" in line
+    done = tiny_prune(tmp_path / "dropped", "--data", data)
+    assert done.code == 0, done.err
+    assert "dropped 1 of 64 questions" in done.err
+    [dropped] = json.loads((tmp_path / "dropped.state" / "dropped_questions.json").read_text(encoding="utf-8"))
+    assert dropped["id"] == "q5"
+
+
+def test_a_loss_that_is_no_number(tiny_prune: PruneCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run ends with a clear error, and the last good checkpoint is kept."""
+    before = StudentTrainer.before_step
+
+    def poisoned(trainer: StudentTrainer, step: int) -> None:
+        before(trainer, step)
+        if step == 12:
+            with torch.no_grad():
+                next(trainer.student.bert.qa_outputs.parameters()).fill_(float("nan"))
+
+    monkeypatch.setattr(StudentTrainer, "before_step", poisoned)
+    done = tiny_prune(tmp_path / "out")
+    assert done.code == 1
+    [line] = done.error_lines
+    state = tmp_path / "out.state" / "prune"
+    assert f"the loss is nan in step 13: the last good checkpoint is {state / 'checkpoint-10'}" in line
+    monkeypatch.undo()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_result_that_exists_is_not_lost(tiny_prune: PruneCommand, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious").write_text("mine")
+    [line] = tiny_prune(out).error_lines
+    assert "exists already: choose another name, remove it, or pass --overwrite" in line
+    assert (out / "precious").read_text() == "mine"
+
+
+def test_without_the_extra(tiny_prune: PruneCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    [line] = tiny_prune(tmp_path / "out").error_lines
+    assert "accelerate" in line
+    assert "densepack[prune]" in line

@@ -1,0 +1,69 @@
+"""The published model's figures follow from its shape, and structure.json is read as it was written."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from densepack_models.formats.replica import SEED
+from densepack_models.packed_bert import PackedBertForQuestionAnswering
+from densepack_runtime.errors import CheckpointError
+from densepack_runtime.structure import Structure
+
+
+def test_published_parameters() -> None:
+    assert SEED.dense().parameters == 108_893_186
+    assert SEED.published_parameters == 93_149_186
+    assert SEED.parameters == 46_161_559
+    assert SEED.linear_weights == 22_248_960
+    assert SEED.dense().linear_weights == 84_934_656
+
+
+def test_published_densities_and_heads() -> None:
+    assert round(100 * SEED.linear_density, 3) == 26.195
+    assert round(100 * SEED.overall_density, 3) == 42.398
+    assert (SEED.heads_total - SEED.heads_left, SEED.heads_total) == (80, 144)
+
+
+def test_published_flop_limits() -> None:
+    dense = SEED.dense()
+    assert round(dense.linear_weights / SEED.linear_weights, 2) == 3.82
+    assert round(dense.flops(384) / SEED.flops(384), 2) == 3.62
+    assert round(dense.flops(128) / SEED.flops(128), 2) == 3.75
+
+
+def test_counts_are_those_of_the_module(tiny_structure: Structure) -> None:
+    module = PackedBertForQuestionAnswering(tiny_structure)
+    assert sum(parameter.numel() for parameter in module.parameters()) == tiny_structure.parameters
+
+
+def test_json_round_trip(tiny_structure: Structure) -> None:
+    changed = replace(tiny_structure, hidden_act="relu", head_ids="stored", source_sha256="ab")
+    assert Structure.from_json(changed.to_json()) == changed
+
+
+def broken(structure: Structure, change: dict[str, Any]) -> str:
+    return json.dumps({**structure.as_dict(), **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, "schema 2"),
+        ({"layers": [{"heads": [1]}]}, "ffn_units"),
+        ({"colour": "red"}, "colour"),
+        ({"layers": 3}, "cannot be read"),
+    ],
+)
+def test_a_broken_file_says_what_is_wrong(tiny_structure: Structure, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        Structure.from_json(broken(tiny_structure, change))
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "JSON object")])
+def test_a_file_that_is_no_structure(text: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        Structure.from_json(text)

@@ -1,0 +1,66 @@
+"""What the version before the last made is still read: a bundle, a benchmark document, the state of a training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from densepack_runtime.bundle import PARITY_NAME, Bundle
+from tests.command_line import CommandLine, Outcome
+
+LAST = Path(__file__).with_name("last_version")
+QUESTIONS = 8
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A copy, since what is compiled for it is kept beside it."""
+    return Path(shutil.copytree(LAST / "bundle", tmp_path / "bundle"))
+
+
+def test_a_bundle_of_the_last_version_opens_and_answers_alike(bundle: Path, densepack: CommandLine) -> None:
+    manifest = Bundle.open(bundle).manifest
+    assert manifest.model.heads_left == 8
+    [plan] = manifest.engines
+    assert (plan.precision, plan.compute_capabilities, plan.verdict) == ("fp16", ("8.6",), "built, not run")
+    recorded = json.loads((bundle / PARITY_NAME).read_text(encoding="utf-8"))["rungs"][0]
+    done = densepack("eval", bundle, "--squad", LAST / "train.json", "--limit", QUESTIONS, "--json")
+    assert done.code == 0, done.err
+    score = json.loads(done.out)
+    assert (score["exact_match"], score["f1"]) == (recorded["exact_match"], recorded["f1"])
+    done = densepack("parity", bundle, "--squad", LAST / "train.json", "--limit", QUESTIONS, "--write")
+    assert done.code == 0, done.err
+    assert Bundle.open(bundle).manifest.parity.passed
+    assert densepack("doctor", bundle).code == 0
+
+
+def test_a_benchmark_document_of_the_last_version_is_shown(
+    bundle: Path, densepack: CommandLine, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    done = densepack("report", bundle, "--bench", LAST / "bench.json", "--out", page)
+    assert done.code == 0, done.err
+    assert "bundle@dense" in page.read_text(encoding="utf-8")
+
+
+def test_a_training_of_the_last_version_goes_on_to_the_same_bits(densepack: CommandLine, tmp_path: Path) -> None:
+    """It was stopped after step 6 of 12."""
+
+    def prune(out: Path, state: Path, *more: str) -> Outcome:
+        files = ("--teacher", LAST / "teacher", "--data", LAST / "train.json", "--state-dir", state, "--device", "cpu")
+        sizes = ("--max-steps", 12, "--token-budget", 256, "--max-length", 32, "--doc-stride", 8)
+        return densepack("prune", LAST / "start", out, *files, *sizes, "--learning-rate", "1e-3", *more)
+
+    every = ("--log-every", "3", "--save-every", "4")
+    state = shutil.copytree(LAST / "state", tmp_path / "state")
+    resumed = prune(tmp_path / "resumed", state, *every, "--resume")
+    assert resumed.code == 0, resumed.err
+    assert "going on from step 6 of 12" in resumed.err
+    assert prune(tmp_path / "whole", tmp_path / "fresh", *every).code == 0
+    found, wanted = (load_file(tmp_path / name / "model.safetensors") for name in ("resumed", "whole"))
+    assert found.keys() == wanted.keys()
+    assert all(found[name].equal(wanted[name]) for name in wanted)
