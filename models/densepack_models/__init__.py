@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 __all__ = ["Checkpoint", "PackedBertForQuestionAnswering", "Structure", "inspect", "load_checkpoint", "pack"]
 
 _MODULES = {
-    "Checkpoint": "checkpoint",
-    "PackedBertForQuestionAnswering": "packed_bert",
-    "Structure": "structure",
-    "inspect": "inspection",
-    "load_checkpoint": "checkpoint",
-    "pack": "packing",
+    "Checkpoint": "densepack_models.formats.checkpoint",
+    "PackedBertForQuestionAnswering": "densepack_models.packed_bert",
+    "Structure": "densepack_runtime.structure",
+    "inspect": "densepack_models.inspection",
+    "load_checkpoint": "densepack_models.formats.checkpoint",
+    "pack": "densepack_models.packing",
 }
 
 
@@ -33,4 +33,4 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, and torch only then."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -31,15 +31,15 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Answer": "answers",
-    "Batch": "session",
+    "Answer": "question_answering.answers",
+    "Batch": "sessions.session",
     "Bundle": "bundle",
     "DensepackError": "errors",
-    "Logits": "session",
-    "QuestionAnswerer": "question_answerer",
-    "Session": "session",
-    "Window": "windows",
-    "Windower": "windows",
+    "Logits": "sessions.session",
+    "QuestionAnswerer": "question_answering.question_answerer",
+    "Session": "sessions.session",
+    "Window": "sessions.session",
+    "Windower": "question_answering.windows",
 }
 
 

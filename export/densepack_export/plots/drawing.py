@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_HASHED = re.compile(r"(?<=[#\"])[a-z][0-9a-f]{10}(?=[)\"])")
 SVG = "{http://www.w3.org/2000/svg}"
 _XLINK = "{http://www.w3.org/1999/xlink}"
 # Told apart with any common colour blindness, and in grey (Okabe and Ito's set; the yellow darker, for thin lines).
@@ -122,7 +124,14 @@ def svg_text(root: Element) -> str:
             if name in element.attrib:
                 element.set(name, _COLOUR.sub(_as_variable, element.attrib[name]))
     ElementTree.register_namespace("", SVG.strip("{}"))
-    return ElementTree.tostring(root, encoding="unicode") + "\n"
+    return settled(ElementTree.tostring(root, encoding="unicode")) + "\n"
+
+
+def settled(svg: str) -> str:
+    """The same picture as the same text on every processor: matplotlib's last digits differ, and its ids with them."""
+    numbers = _NUMBER.sub(lambda found: f"{float(found[0]):.2f}", svg)
+    names = {name: f"part-{place}" for place, name in enumerate(dict.fromkeys(_HASHED.findall(numbers)), start=1)}
+    return _HASHED.sub(lambda found: names[found[0]], numbers)
 
 
 def _as_variable(found: re.Match[str]) -> str:

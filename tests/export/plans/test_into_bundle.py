@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from densepack_export import bundle_changes
 from densepack_export.bundle_changes import add_plan
 from densepack_export.plans import into_bundle as engine_build
 from densepack_export.plans.into_bundle import PlanRequest, plan_name
@@ -143,13 +144,13 @@ def test_a_wrong_plan_is_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch)
         checked.append(entry)
         return [wrong]
 
-    monkeypatch.setattr(engine_build, "check_plan", check)
+    monkeypatch.setattr(bundle_changes, "check_plan", check)
     with pytest.raises(ParityError, match="the plan is wrong, the bundle was left as it was: plan: some logits are"):
         add_plan(Bundle.open(folder), PlanRequest(lengths=(384,)), Story.silent())
     assert len(checked) == 1
     assert content(folder) == before
     good = replace(wrong, status="passed", failures=(), windows=12, span_agreement=100.0)
-    monkeypatch.setattr(engine_build, "check_plan", lambda bundle, entry: [good])
+    monkeypatch.setattr(bundle_changes, "check_plan", lambda bundle, entry: [good])
     entry = add_plan(Bundle.open(folder), PlanRequest(lengths=(384,)), Story.silent())
     assert entry.verdict == "same best span in 100.00 % of 12 recorded windows"
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from densepack_export.plots.drawing import inlined
+from densepack_export.plots.drawing import inlined, settled
 from densepack_export.plots.layers import density_plot, heads_plot
 from densepack_export.plots.matrices import Matrix, matrices_of_checkpoint, matrices_of_graph
 from densepack_export.plots.speed import Growth, Timing, TradeOff, growth_plot, latency_plot, trade_off_plot
@@ -89,3 +89,14 @@ def test_names_are_not_formulas() -> None:
 
 def test_heads_are_counted(tiny_structure: Structure) -> None:
     assert "5 heads left, 7 of 12 removed" in "".join(ElementTree.fromstring(heads_plot(tiny_structure)).itertext())
+
+
+def test_a_picture_is_the_same_text_on_every_processor() -> None:
+    """Two processors, one picture: the last digit of a place differs, and the hash that is made of it."""
+    here = '<clipPath id="p57ea486687"><path d="M 48.906178 7.5" /></clipPath><g clip-path="url(#p57ea486687)" />'
+    there = here.replace("48.906178", "48.906177").replace("p57ea486687", "pcb622405ef")
+    assert settled(here) == settled(there)
+    assert settled(here).count("part-1") == 2
+    assert "M 48.91 7.5" in settled(here)
+    other = settled(here + there)
+    assert other.count("part-1") == other.count("part-2") == 2

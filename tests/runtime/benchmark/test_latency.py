@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 
+from densepack_runtime.benchmark import document
 from densepack_runtime.benchmark import latency as benchmark
 from densepack_runtime.benchmark.document import BENCHMARK_KIND, BENCHMARK_SCHEMA, run_benchmark
 from densepack_runtime.benchmark.latency import latency_steps
@@ -27,7 +28,7 @@ QUICK = Settings(rounds=1, warmup=1, settle_ms=0)
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    monkeypatch.setattr(benchmark, "peak_gflops", lambda: PEAK)
+    monkeypatch.setattr(document, "peak_gflops", lambda: PEAK)
     return Clock.installed(monkeypatch)
 
 

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 
 import densepack_runtime.sessions.onnxruntime_session as module
 from densepack_runtime.errors import BackendError, InputError, MissingDependencyError
+from densepack_runtime.host import machine
 from densepack_runtime.host.machine import physical_cores
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession, onnxruntime_conflict, open_onnxruntime
 from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Session
@@ -252,8 +253,8 @@ def test_physical_cores_counts_cores_and_not_their_threads(monkeypatch: pytest.M
     """Eight processors are allowed; 0 and 1, 2 and 3 share a core, and of the others nothing is known."""
     for cpu, siblings in enumerate(["0-1", "0-1", "2-3", "2-3"]):
         (tmp_path / f"{cpu}").write_text(siblings + "\n", encoding="ascii")
-    monkeypatch.setattr(module, "_TOPOLOGY", str(tmp_path / "{cpu}"))
-    monkeypatch.setattr(module, "_allowed_processors", lambda: set(range(8)))
+    monkeypatch.setattr(machine, "_TOPOLOGY", str(tmp_path / "{cpu}"))
+    monkeypatch.setattr(machine, "_allowed_processors", lambda: set(range(8)))
     assert physical_cores() == 2 + 4
 
 
