@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from densepack_runtime.host.gpus import nvidia_gpus
+from densepack_runtime.host.here import Host
 from densepack_runtime.structure import LayerStructure, Structure
 from tests.command_line import CommandLine
 from tests.tensorrt_api.fixtures import describe_tensorrt, tensorrt_bindings, true_api
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `gpu` skip where there is none."""
-    if not nvidia_gpus():
+    if Host.here().gpu is None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="there is no NVIDIA GPU here"))

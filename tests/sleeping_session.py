@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
-from densepack_runtime.sessions.session import Batch, Logits, Session
+from densepack_runtime.sessions.options import SessionOptions
+from densepack_runtime.sessions.session import Batch, Logits, Session, SessionBase
 
 # What a look at the clock takes, so that no time is zero.
 TICK = 1e-9
@@ -38,7 +38,7 @@ class Clock:
 
 
 @dataclass
-class SleepingSession:
+class SleepingSession(SessionBase):
     """Takes a fixed time per padded token, and writes its name into `log` when it runs.
 
     Its logits grow with the token ids, so that answers do not depend on batches.
@@ -54,9 +54,6 @@ class SleepingSession:
         logits = batch.input_ids.astype(np.float32)
         return Logits(logits, logits)
 
-    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
-        return map(self.run, batches)
-
     def close(self) -> None:
         pass
 
@@ -67,5 +64,5 @@ class OpenSleeping:
 
     seconds_per_token: float
 
-    def __call__(self, threads: int | None) -> Session:
-        return SleepingSession("fresh", self.seconds_per_token * (threads or 1))
+    def __call__(self, options: SessionOptions) -> Session:
+        return SleepingSession("fresh", self.seconds_per_token * (options.threads or 1))

@@ -35,7 +35,6 @@ from densepack_runtime.bundle import (
     write_bundle,
 )
 from densepack_runtime.errors import ParityError
-from densepack_runtime.host.flavours import FLAVOURS, installed_version
 from densepack_runtime.host.here import Host
 from densepack_runtime.host.story import Story
 from densepack_runtime.host.versions import package_versions
@@ -46,6 +45,7 @@ from densepack_runtime.parity.report import ParityReport, parity_entry
 from densepack_runtime.parity.tables import show_parity
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
+from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Precision
 from densepack_runtime.tensorrt_plans.choice import misfit
 from densepack_runtime.tensorrt_plans.record import PlanEntry
@@ -67,7 +67,7 @@ class BuildOptions:
     plan_request: PlanRequest = field(default_factory=PlanRequest)
     revision: str | None = None
     overwrite: bool = False
-    threads: int | None = None
+    session: SessionOptions = DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,8 @@ def build_bundle(source: str | Path, folder: Path, options: BuildOptions, story:
         draft.path("tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
         exports = tuple(_export(packed, draft, precision, story) for precision in ONNX_NAMES)
         ranges = _check_ranges(packed, draft, run, story)
-        engine = _build_plan(draft, options, story)
-        parity = _check_parity(checkpoint, packed, draft, run, options.threads, story) if options.parity else None
+        engine = _build_plan(draft, options, Host.here(), story)
+        parity = _check_parity(checkpoint, packed, draft, run, options.session, story) if options.parity else None
         refresh_report(draft, folder.name, story.tell, options.squad)
     bundle = Bundle(folder, draft.manifest)
     return BuildResult(bundle, packing, exports, ranges, engine, parity)
@@ -159,13 +159,13 @@ def _told(batches: Iterator[Batch], advance: Callable[..., None]) -> Iterator[Ba
         advance(len(batch.windows))
 
 
-def _build_plan(draft: BundleDraft, options: BuildOptions, story: Story) -> PlanEntry | None:
-    available = any(installed_version(flavour) for flavour in FLAVOURS)
+def _build_plan(draft: BundleDraft, options: BuildOptions, host: Host, story: Story) -> PlanEntry | None:
+    available = bool(host.tensorrt)
     if options.engine is False or (options.engine is None and not available):
         story.tell("no TensorRT plan: " + ("--no-engine" if available else "no TensorRT is installed"))
         return None
     entry = build_into(draft, options.plan_request, story)
-    reason = misfit(entry, Host.here())
+    reason = misfit(entry, host)
     if options.parity:
         entry = replace(entry, verdict="part of the parity ladder" if reason is None else "built, not run")
     draft.manifest = replace(draft.manifest, engines=(entry,))
@@ -177,14 +177,14 @@ def _check_parity(
     packed: PackedBertForQuestionAnswering,
     draft: BundleDraft,
     run: ParityRun,
-    threads: int | None,
+    session: SessionOptions,
     story: Story,
 ) -> ParityReport:
     recorder = ReferenceRecorder(run.windows, run.dataset)
     bundle = draft.as_bundle()
     with story.bar("parity", len(run.windows)) as advance:
         run = replace(run, on_windows=advance)
-        report = climb_from_checkpoint(bundle, run, checkpoint, packed, threads=threads, on_reference=recorder)
+        report = climb_from_checkpoint(bundle, run, checkpoint, packed, options=session, on_reference=recorder)
     report = report.with_optional_closed()
     show_parity(report, story.show, story.tell)
     if not report.passed:

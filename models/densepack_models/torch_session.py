@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -17,24 +17,25 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from densepack_runtime.errors import BackendError
-from densepack_runtime.sessions.session import Batch, Logits
+from densepack_runtime.sessions.options import DEFAULT, SessionOptions
+from densepack_runtime.sessions.session import Batch, Logits, SessionBase
 
 
-class TorchSession:
+class TorchSession(SessionBase):
     """Runs a module without gradients and returns float32 logits.
 
-    `threads` sets PyTorch's threads, which are those of the whole process. The module is not copied. `compiled` runs it
-    through torch.compile with its defaults: calls with new shapes take long, until they are compiled. Raises
+    Threads that are asked for are PyTorch's, which are those of the whole process. The module is not copied. `compiled`
+    runs it through torch.compile with its defaults: calls with new shapes take long, until they are compiled. Raises
     BackendError for a GPU that is not there, and when it shall be compiled and there is no C++ compiler.
     """
 
     def __init__(
-        self, module: nn.Module, *, device: str = "cpu", threads: int | None = None, compiled: bool = False
+        self, module: nn.Module, *, device: str = "cpu", options: SessionOptions = DEFAULT, compiled: bool = False
     ) -> None:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise BackendError(f"device {device!r} was asked for and PyTorch sees no CUDA GPU: use device='cpu'")
-        if threads is not None:
-            torch.set_num_threads(threads)
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
         self._device = device
         module = module.eval().to(device)
         if compiled:
@@ -49,10 +50,6 @@ class TorchSession:
         with torch.inference_mode():
             start, end = self._module(*inputs)
         return Logits(_to_numpy(start), _to_numpy(end))
-
-    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
-        """Logits of each batch, in order."""
-        return map(self.run, batches)
 
     def close(self) -> None:
         """Let the module go."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from densepack_runtime.question_answering.answers import Answer
     from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
     from densepack_runtime.question_answering.windows import Windower
+    from densepack_runtime.sessions.fake_session import FakeSession
+    from densepack_runtime.sessions.options import SessionOptions
     from densepack_runtime.sessions.session import Batch, Logits, Session, Window
 
 __all__ = [
@@ -23,9 +25,11 @@ __all__ = [
     "Batch",
     "Bundle",
     "DensepackError",
+    "FakeSession",
     "Logits",
     "QuestionAnswerer",
     "Session",
+    "SessionOptions",
     "Window",
     "Windower",
 ]
@@ -35,9 +39,11 @@ _MODULES = {
     "Batch": "sessions.session",
     "Bundle": "bundle",
     "DensepackError": "errors",
+    "FakeSession": "sessions.fake_session",
     "Logits": "sessions.session",
     "QuestionAnswerer": "question_answering.question_answerer",
     "Session": "sessions.session",
+    "SessionOptions": "sessions.options",
     "Window": "sessions.session",
     "Windower": "question_answering.windows",
 }

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -20,18 +18,17 @@ from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack
 from densepack_models.torch_session import TorchSession
-from densepack_runtime.backends import Choice, choose_backend, open_choice
+from densepack_runtime.backends import BACKENDS, Choice, Runnable, choose_backend, open_choice
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, ParityError
 from densepack_runtime.host.story import Story
-from densepack_runtime.parity import ladder
 from densepack_runtime.parity.climb import ParityRun, Rung, climb
 from densepack_runtime.parity.ladder import bundle_run, climb_from_recording
 from densepack_runtime.parity.report import RungReport
 from densepack_runtime.question_answering.squad import SquadDataset, read_squad, sample_squad_path
 from densepack_runtime.question_answering.windows import Windower
-from densepack_runtime.sessions.openvino_session import OpenVinoSession
-from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, Precision, Session
+from densepack_runtime.sessions.options import SessionOptions
+from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, Precision, Session, SessionBase
 from tests.conftest import BUNDLE_QUESTIONS
 
 QUESTIONS = 60
@@ -123,7 +120,7 @@ def judged(
     packed: PackedBertForQuestionAnswering, faulty: torch.nn.Module, run: ParityRun, precision: Precision
 ) -> RungReport:
     with ExitStack() as opened:
-        reference, rung = (opened.enter_context(closing(TorchSession(module))) for module in (packed, faulty))
+        reference, rung = (opened.enter_context(TorchSession(module)) for module in (packed, faulty))
         return climb(run, [Rung("reference", reference), Rung("faulty", rung, precision)]).rungs[1]
 
 
@@ -167,18 +164,15 @@ def test_a_closed_parity_gate_leaves_no_bundle(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-class BacktoFront:
+class BacktoFront(SessionBase):
     """OpenVINO that gives the logits of every row in reverse: another answer to nearly every question."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.session = OpenVinoSession(*arguments, **{**options, "precision": "fp32"})
+    def __init__(self, session: Session) -> None:
+        self.session = session
 
     def run(self, batch: Batch) -> Logits:
         logits = self.session.run(batch)
         return Logits(logits.end[:, ::-1], logits.start[:, ::-1])
-
-    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
-        return map(self.run, batches)
 
     def close(self) -> None:
         self.session.close()
@@ -186,13 +180,14 @@ class BacktoFront:
 
 def plant_wrong_openvino(monkeypatch: pytest.MonkeyPatch, wrong: ComputePrecision) -> None:
     """A processor that multiplies in INT8, where one precision answers wrongly."""
+    openvino = BACKENDS["openvino"]
 
-    def open_session(*arguments: Any, precision: ComputePrecision, **options: Any) -> Session:
-        kind = BacktoFront if precision == wrong else OpenVinoSession
-        return kind(*arguments, precision="fp32", **options)
+    def open_session(model: Runnable, options: SessionOptions) -> Session:
+        session = openvino.open(replace(model, precision="fp32"), options)
+        return BacktoFront(session) if model.precision == wrong else session
 
-    monkeypatch.setattr(ladder, "openvino_precisions", lambda: ("fp32", "int8"))
-    monkeypatch.setattr(ladder, "OpenVinoSession", open_session)
+    planted = replace(openvino, open=open_session, here=lambda _: ("fp32", "int8"))
+    monkeypatch.setitem(BACKENDS, "openvino", planted)
 
 
 def test_a_failed_int8_rung_closes_only_int8(

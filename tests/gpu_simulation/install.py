@@ -70,14 +70,8 @@ def install(
         monkeypatch.setitem(sys.modules, name, part)
     monkeypatch.setattr(sys.modules["cuda"], "bindings", sys.modules["cuda.bindings"], raising=False)
     monkeypatch.setattr(sys.modules["cuda.bindings"], "runtime", runtime, raising=False)
-    for user in list(sys.modules.values()):
-        if getattr(user, "__name__", "").startswith("densepack_") and hasattr(user, "nvidia_gpus"):
-            monkeypatch.setattr(user, "nvidia_gpus", lambda: [simulation.gpu])
-    versions = {flavour: version}
-    for user in list(sys.modules.values()):
-        if getattr(user, "__name__", "").startswith("densepack_") and hasattr(user, "installed_version"):
-            monkeypatch.setattr(user, "installed_version", lambda asked: versions.get(asked, ""))
-    assert Host.here().gpu == gpu
+    host = Host(gpu, {flavour: version}, (gpu,), ())
+    monkeypatch.setattr(Host, "here", lambda: host)
     return simulation
 
 

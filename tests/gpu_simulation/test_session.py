@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ import pytest
 from densepack_export.plans.builder import PlanSettings, build_plan
 from densepack_runtime.errors import BackendError, DensepackError, InputError
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, Logits
 from densepack_runtime.sessions.shapes import bucket_profiles
 from densepack_runtime.tensorrt_plans import lane as tensorrt_lane
 from densepack_runtime.tensorrt_plans.record import PlanEntry
-from densepack_runtime.tensorrt_plans.session import TensorRTSession
+from densepack_runtime.tensorrt_plans.session import LANES, TensorRTSession
 from tests.gpu_simulation.install import NOTHING, RTX_3090, Simulation, install
 
 # Padding changes the order of summation; the simulation computes in float32.
@@ -35,8 +37,11 @@ class Built:
     entry: PlanEntry
     graph: Path
 
-    def open(self, **options: object) -> TensorRTSession:
-        return TensorRTSession.open(self.plan, self.entry, **options)
+    def open(self, lanes: int = LANES, **options: Any) -> TensorRTSession:
+        told = SessionOptions(**options)
+        if lanes != LANES:
+            return TensorRTSession(self.plan, self.entry, options=told, lanes=lanes)
+        return TensorRTSession.open(self.plan, self.entry, options=told)
 
 
 def build(graph: Path, folder: Path, max_batch: int = 8) -> Built:
@@ -58,7 +63,7 @@ def tiny(tiny_graph: Path, simulation: Simulation, tmp_path: Path) -> Built:
 
 @pytest.fixture
 def expected(built: Built, batches: list[Batch]) -> Iterator[list[Logits]]:
-    with closing(OnnxRuntimeSession(built.graph)) as session:
+    with OnnxRuntimeSession(built.graph) as session:
         yield [session.run(batch) for batch in batches]
 
 
@@ -315,15 +320,15 @@ def test_an_engine_that_is_not_of_its_record(tiny: Built, default_bundle: Path, 
 def test_rtx_captures_graphs_itself_and_keeps_its_kernels(
     monkeypatch: pytest.MonkeyPatch, tiny_graph: Path, tmp_path: Path, batches: list[Batch]
 ) -> None:
-    plan, cache = tmp_path / "a.plan", tmp_path / "kernels"
+    plan = tmp_path / "a.plan"
     simulation = install(monkeypatch, "tensorrt-rtx", "1.7.1.116", RTX_3090)
     settings = PlanSettings(flavour="tensorrt-rtx", compute_capabilities=())
     entry = build_plan(tiny_graph, plan, settings, bucket_profiles((64,), 8, max_length=384)).entry
     for _ in range(2):
-        with closing(TensorRTSession.open(plan, entry, runtime_cache=cache)) as session:
+        with TensorRTSession.open(plan, entry, options=SessionOptions(cache=tmp_path)) as session:
             for _ in range(3):
                 session.run(batches[1])
-        assert cache.read_bytes() == b"simulated kernels"
+        assert (tmp_path / f"{entry.plan_sha256[:16]}.kernels").read_bytes() == b"simulated kernels"
     assert "cudaGraphLaunch" not in simulation.faults.calls
     plan.write_bytes(plan.read_bytes()[:-3])
     with pytest.raises(BackendError, match=r"finds a\.plan invalid here: MALFORMED_ENGINE"):

@@ -22,6 +22,7 @@ from densepack_runtime.benchmark.sides import Cell, synthetic_batch
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.host.allocator import keep_freed_memory
 from densepack_runtime.sessions.openvino_session import OpenVinoSession, import_openvino
+from densepack_runtime.sessions.options import SessionOptions
 
 KIND = "densepack kernel profile"
 # Kinds that take less than this share of the time in every precision are told together.
@@ -83,7 +84,7 @@ def _counting_session(graph: Path, precision: Any, threads: int) -> OpenVinoSess
     core = openvino.Core()
     core.set_property("CPU", {"PERF_COUNT": True})
     with patch.object(openvino, "Core", lambda: core):
-        return OpenVinoSession(graph, precision=precision, threads=threads)
+        return OpenVinoSession(graph, precision=precision, options=SessionOptions(threads=threads))
 
 
 def _milliseconds(session: OpenVinoSession) -> dict[str, float]:

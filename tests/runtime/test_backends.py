@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-from contextlib import closing
+import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from densepack_runtime import backends
-from densepack_runtime.backends import beside, choose_backend, open_choice
+from densepack_export.bench.names import variants
+from densepack_runtime.backends import BACKENDS, Backend, Runnable, cache_of, choose_backend, open_choice, register
 from densepack_runtime.bundle import Bundle
-from densepack_runtime.errors import BackendError
+from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.host.here import Host
+from densepack_runtime.parity.ladder import open_rungs
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from densepack_runtime.sessions.options import SessionOptions
+from densepack_runtime.sessions.session import Session
+from tests.command_line import CommandLine
 from tests.runtime.tensorrt_plans.test_choice import H100, INSTALLED
 
 
@@ -52,15 +57,11 @@ def test_a_precision_that_a_backend_has_not(bundle: Bundle, backend: str) -> Non
         choose_backend(bundle, backend, "bf16")
 
 
-def test_on_a_gpu_without_a_plan_that_fits(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, without_openvino: None
-) -> None:
-    monkeypatch.setattr(backends, "has_provider", lambda provider: True)
-    choice = choose_backend(bundle, host=Host(H100, INSTALLED))
+def test_on_a_gpu_without_a_plan_that_fits(bundle: Bundle, without_openvino: None) -> None:
+    choice = choose_backend(bundle, host=Host(H100, INSTALLED, providers=("CUDAExecutionProvider",)))
     assert (choice.backend, choice.precision) == ("onnxruntime-cuda", "fp16")
     assert "no plan fits: the bundle has no plan: densepack build-engine" in choice.reason
-    monkeypatch.setattr(backends, "has_provider", lambda provider: False)
-    choice = choose_backend(bundle, host=Host(H100, INSTALLED))
+    choice = choose_backend(bundle, host=Host(H100, INSTALLED, providers=()))
     assert choice.backend == "onnxruntime"
     assert "onnxruntime has no CUDA provider" in choice.reason
 
@@ -71,7 +72,7 @@ def test_what_is_asked_for_is_taken_or_refused(bundle: Bundle) -> None:
         choose_backend(bundle, "tpu")
     with pytest.raises(BackendError, match="no TensorRT plan can run here: the bundle has no plan"):
         choose_backend(bundle, "tensorrt")
-    if not backends.has_provider("CUDAExecutionProvider"):
+    if not Host.here().has_provider("CUDAExecutionProvider"):
         with pytest.raises(BackendError, match="onnxruntime has no CUDAExecutionProvider here"):
             open_choice(bundle, choose_backend(bundle, "onnxruntime-cuda"))
 
@@ -79,11 +80,45 @@ def test_what_is_asked_for_is_taken_or_refused(bundle: Bundle) -> None:
 def test_what_was_chosen_is_opened(bundle: Bundle) -> None:
     choice = choose_backend(bundle, "onnxruntime")
     assert str(choice) == "onnxruntime fp32: asked for"
-    with closing(open_choice(bundle, choice)) as session:
+    with open_choice(bundle, choice) as session:
         assert isinstance(session, OnnxRuntimeSession)
 
 
 def test_what_a_backend_compiles_lies_beside_the_bundle(bundle: Bundle) -> None:
-    place = beside(bundle, "kernels")
-    assert place.parent.name == "bundle.cache"
-    assert place.parent.parent == bundle.folder.resolve().parent
+    place = cache_of(bundle)
+    assert place.name == "bundle.cache"
+    assert place.parent == bundle.folder.resolve().parent
+
+
+# --- one registration ------------------------------------------------------------------------------------------------
+
+
+def test_a_made_up_backend_takes_one_registration(
+    default_bundle: Path, densepack: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the help, in doctor, among the sides of a benchmark and the rungs of the ladder; that is all."""
+
+    def open_abacus(model: Runnable, options: SessionOptions) -> Session:
+        return OnnxRuntimeSession(model.file, options)
+
+    monkeypatch.setitem(BACKENDS, "abacus", BACKENDS["onnxruntime"])  # taken back at the end
+    del BACKENDS["abacus"]
+    register(Backend("abacus", ("fp32", "fp16"), open_abacus))
+
+    assert "abacus" in densepack("answer", "--help").out
+    facts = json.loads(densepack("doctor", "--json").out)
+    assert facts["backend abacus"] == ["fp32", "fp16"]
+    asked = ("-q", "Who is it?", "-c", "It is Ada.", "--backend")
+    answered, plain = (densepack("answer", default_bundle, *asked, name) for name in ("abacus", "onnxruntime"))
+    assert (answered.code, answered.out) == (0, plain.out)
+    assert "backend abacus fp32: asked for" in answered.err
+    assert {"packed-abacus", "dense-abacus-fp16"} <= set(variants())
+    cells = ("--batches", "1", "--lengths", "16", "--rounds", "1", "--no-memory", "--json")
+    done = densepack("bench", f"{default_bundle}@packed-abacus-fp16", *cells)
+    assert json.loads(done.out)["sides"][0]["backend"] == "abacus", done.err
+    bundle = Bundle.open(default_bundle)
+    with ExitStack() as opened:
+        names = [rung.name for rung in open_rungs(bundle, opened)]
+    assert names[-2:] == ["abacus FP32", "abacus FP16"]
+    with pytest.raises(InputError, match="a backend named 'abacus' is registered already"):
+        register(BACKENDS["abacus"])

@@ -1,6 +1,6 @@
 """Contestants of `densepack bench` that are made from a PyTorch module: run as it is, exported, or built into a plan.
 
-`bench_sides` says what a SIDE is and imports this when one of them needs PyTorch.
+`sides` says what a SIDE is and imports this when one of them needs PyTorch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from densepack_export.bench.names import Kind, SideName
-from densepack_export.bench.openers import GraphOpener, PlanOpener, texts_of_bundle
+from densepack_export.bench.openers import FileOpener, texts_of_bundle
 from densepack_export.graphs.onnx_export import export_onnx
 from densepack_export.plans.builder import PlanSettings, build_plan, choose_flavour
 from densepack_models.formats.checkpoint import load_checkpoint
@@ -21,9 +21,11 @@ from densepack_models.formats.replica import SEED
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack
 from densepack_models.torch_session import TorchSession
+from densepack_runtime.backends import BACKENDS
 from densepack_runtime.benchmark.sides import Cost, OpenSession, Side, Texts
 from densepack_runtime.bundle import MANIFEST_NAME, Bundle
 from densepack_runtime.question_answering.windows import MAX_LENGTH
+from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import GRAPH_OF, Session
 from densepack_runtime.sessions.shapes import Profile
 from densepack_runtime.structure import Structure
@@ -48,23 +50,23 @@ class ModuleOpener:
 
     name: SideName
 
-    def __call__(self, threads: int | None) -> Session:
+    def __call__(self, options: SessionOptions) -> Session:
         folder = Path(self.name.source)
         bundle = Bundle.open(folder) if (folder / MANIFEST_NAME).is_file() else None
-        return _torch_session(_load(self.name, bundle).module, self.name.kind, threads)
+        return _torch_session(_load(self.name, bundle).module, self.name.kind, options)
 
 
-def side_of_module(name: SideName, bundle: Bundle | None, opened: ExitStack, threads: int | None) -> Side:
+def side_of_module(name: SideName, bundle: Bundle | None, opened: ExitStack, options: SessionOptions) -> Side:
     """Load, and export or build into a temporary folder that goes with `opened`; the caller closes the session."""
     kind, loaded = name.kind, _load(name, bundle)
     structure = loaded.module.structure
     opener: OpenSession
     if kind.is_torch:
-        opener, session = ModuleOpener(name), _torch_session(loaded.module, kind, threads)
+        opener, session = ModuleOpener(name), _torch_session(loaded.module, kind, options)
     else:
         folder = Path(opened.enter_context(TemporaryDirectory(prefix="densepack-bench-")))
         opener = _exported(loaded.module, kind, folder)
-        session = opener(threads)
+        session = opener(options)
     return Side(
         name=str(name),
         session=session,
@@ -72,6 +74,7 @@ def side_of_module(name: SideName, bundle: Bundle | None, opened: ExitStack, thr
         backend=kind.backend,
         precision=kind.precision,
         on_gpu=kind.gpu,
+        batching=kind.batching,
         random_weights=loaded.random_weights,
         texts=loaded.texts,
         open_again=opener,
@@ -95,22 +98,23 @@ def _random(structure: Structure, *, dense: bool) -> PackedBertForQuestionAnswer
     return PackedBertForQuestionAnswering(structure.dense() if dense else structure)
 
 
-def _torch_session(module: PackedBertForQuestionAnswering, kind: Kind, threads: int | None) -> Session:
+def _torch_session(module: PackedBertForQuestionAnswering, kind: Kind, options: SessionOptions) -> Session:
     """In 16 bits, the products and the embeddings are cast once; norms and softmax stay in float32."""
     if kind.precision == "bf16":
         module = module.typed_bf16()
     if kind.precision == "fp16":
         module = module.typed_fp16()
     device = "cuda" if kind.gpu else "cpu"
-    return TorchSession(module, device=device, threads=threads, compiled=kind.backend.endswith("compiled"))
+    return TorchSession(module, device=device, options=options, compiled=kind.backend.endswith("compiled"))
 
 
 def _exported(module: PackedBertForQuestionAnswering, kind: Kind, folder: Path) -> OpenSession:
     graph = folder / "model.onnx"
     export_onnx(module, graph, precision=GRAPH_OF[kind.precision])
-    if kind.backend != "tensorrt":
-        return GraphOpener(graph, kind)
+    if not BACKENDS[kind.backend].runs_plans:
+        return FileOpener(graph, kind)
     batch, length = _PLAN_SHAPE
     profiles = [Profile((1, 1), (batch, 128), (batch, 128)), Profile((1, 129), (batch, length), (batch, length))]
     plan = folder / "model.plan"
-    return PlanOpener(plan, build_plan(graph, plan, PlanSettings(choose_flavour()), profiles).entry)
+    settings = PlanSettings(choose_flavour(), GRAPH_OF[kind.precision])
+    return FileOpener(plan, kind, build_plan(graph, plan, settings, profiles).entry)

@@ -1,12 +1,18 @@
-"""What SIDE on the command line of `densepack bench` means."""
+"""What SIDE on the command line of `densepack bench` means: a source, packed or dense, and what runs it.
+
+Every registered backend is there in each of its precisions, its default by its name alone; PyTorch, which runs no
+bundle, comes on top.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from densepack_runtime.backends import BACKENDS
 from densepack_runtime.errors import BackendError, InputError
-from densepack_runtime.host.gpus import nvidia_gpus
+from densepack_runtime.host.here import Host
+from densepack_runtime.sessions.batching import GPU_TOKEN_BUDGET, Batching
 from densepack_runtime.sessions.session import ComputePrecision
 
 SHAPES = ("packed", "dense")
@@ -24,25 +30,39 @@ class Kind:
     def is_torch(self) -> bool:
         return self.backend.startswith("pytorch")
 
+    @property
+    def batching(self) -> Batching:
+        """How windows become batches where questions are answered, as `QuestionAnswerer.open` has it."""
+        if self.is_torch:
+            return Batching(GPU_TOKEN_BUDGET) if self.gpu else Batching()
+        return BACKENDS[self.backend].batching(self.precision)
 
-# A further kind of a known backend is a line here; a new backend also needs one in an opener below.
-KINDS = {
-    "": Kind("onnxruntime", "fp32"),
-    "onnxruntime": Kind("onnxruntime", "fp32"),
-    "fp16": Kind("onnxruntime", "fp16"),
-    "openvino": Kind("openvino", "fp32"),
-    "openvino-bf16": Kind("openvino", "bf16"),
-    "openvino-int8": Kind("openvino", "int8"),
+
+_TORCH = {
     "torch": Kind("pytorch", "fp32"),
     "torch-bf16": Kind("pytorch", "bf16"),
     "torch-compile": Kind("pytorch-compiled", "fp32"),
     "torch-compile-bf16": Kind("pytorch-compiled", "bf16"),
     "torch-cuda": Kind("pytorch-cuda", "fp16", gpu=True),
     "torch-cuda-compile": Kind("pytorch-cuda-compiled", "fp16", gpu=True),
-    "cuda": Kind("onnxruntime-cuda", "fp16", gpu=True),
-    "tensorrt": Kind("tensorrt", "fp16", gpu=True),
 }
-VARIANTS = tuple(f"{shape}-{kind}".rstrip("-") for kind in KINDS for shape in SHAPES)
+_SHORT = {"": "onnxruntime", "fp16": "onnxruntime-fp16", "cuda": "onnxruntime-cuda"}
+
+
+def kinds() -> dict[str, Kind]:
+    """What can stand behind packed or dense, by its spelling."""
+    found: dict[str, Kind] = {}
+    for backend in BACKENDS.values():
+        for precision in backend.precisions:
+            kind = Kind(backend.name, precision, backend.on_gpu)
+            found.setdefault(backend.name, kind)
+            found[f"{backend.name}-{precision}"] = kind
+    return {**{short: found[name] for short, name in _SHORT.items()}, **found, **_TORCH}
+
+
+def variants() -> tuple[str, ...]:
+    """Everything that SIDE takes behind the @."""
+    return tuple(f"{shape}-{kind}".rstrip("-") for kind in kinds() for shape in SHAPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +76,16 @@ class SideName:
     def parse(cls, text: str) -> SideName:
         """Raises InputError for an unknown variant, BackendError for one that takes a GPU where none is."""
         source, _, variant = text.partition("@")
-        variant = variant or "packed"
-        if variant not in VARIANTS:
-            raise InputError(f"unknown variant {variant!r} in {text!r}; known: {', '.join(VARIANTS)}")
-        name = cls(source, variant)
-        if name.kind.gpu and not nvidia_gpus():
+        name = cls(source, variant or "packed")
+        if name.variant not in variants():
+            raise InputError(f"unknown variant {name.variant!r} in {text!r}; known: {', '.join(variants())}")
+        if name.kind.gpu and Host.here().gpu is None:
             raise BackendError(f"{text} needs an NVIDIA GPU, and there is none here")
         return name
 
     @property
     def kind(self) -> Kind:
-        return KINDS[self.variant.partition("-")[2]]
+        return kinds()[self.variant.partition("-")[2]]
 
     @property
     def dense(self) -> bool:

@@ -13,7 +13,7 @@ it: the memory that is measured there is that of the side.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 from densepack_export.bench.names import SideName
@@ -21,35 +21,37 @@ from densepack_export.bench.openers import BundleOpener, texts_of_bundle
 from densepack_runtime.benchmark.sides import Cost, Side
 from densepack_runtime.bundle import MANIFEST_NAME, Bundle
 from densepack_runtime.errors import require
+from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 
 
-def open_side(text: str, opened: ExitStack, threads: int | None) -> Side:
+def open_side(text: str, opened: ExitStack, options: SessionOptions = DEFAULT) -> Side:
     """Open one contestant; it is closed with `opened`. Raises InputError or the error of what it is made from."""
     name = SideName.parse(text)
     folder = Path(name.source)
     bundle = Bundle.open(folder) if (folder / MANIFEST_NAME).is_file() else None
     if bundle is not None and not name.dense and not name.kind.is_torch:
-        side = _of_bundle(name, bundle, threads)
+        side = _of_bundle(name, bundle, options)
     else:
         for package in ("torch", "transformers", "onnx"):
             require(package, "export")
         from densepack_export.bench.modules import side_of_module
 
-        side = side_of_module(name, bundle, opened, threads)
-    opened.enter_context(closing(side.session))
+        side = side_of_module(name, bundle, opened, options)
+    opened.enter_context(side.session)
     return side
 
 
-def _of_bundle(name: SideName, bundle: Bundle, threads: int | None) -> Side:
+def _of_bundle(name: SideName, bundle: Bundle, options: SessionOptions = DEFAULT) -> Side:
     kind, model = name.kind, bundle.manifest.model
     opener = BundleOpener(bundle.folder, kind)
     return Side(
         name=str(name),
-        session=opener(threads),
+        session=opener(options),
         cost=Cost(model.flops_per_token, model.flops_per_token_pair),
         backend=kind.backend,
         precision=kind.precision,
         on_gpu=kind.gpu,
+        batching=kind.batching,
         texts=texts_of_bundle(bundle),
         open_again=opener,
     )

@@ -73,7 +73,7 @@ def _measure(bundle: Path) -> dict[str, Any]:
     settings = Settings()
     kind = "-openvino" if importlib.util.find_spec("openvino") else "-onnxruntime"
     with ExitStack() as opened, progress_bar("speed", latency_steps(2, len(CELLS), settings)) as advance:
-        sides = [open_side(f"{bundle}@{shape}{kind}", opened, None) for shape in ("dense", "packed")]
+        sides = [open_side(f"{bundle}@{shape}{kind}", opened) for shape in ("dense", "packed")]
         return run_benchmark(sides, CELLS, settings, lambda text: advance(1, description=text))
 
 

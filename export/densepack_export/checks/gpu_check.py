@@ -35,7 +35,7 @@ from densepack_runtime.errors import BackendError, DensepackError, ParityError
 from densepack_runtime.host.allocator import keep_freed_memory
 from densepack_runtime.host.console import print_table, progress_bar, run_command_line, tell
 from densepack_runtime.host.files import write_text_atomic
-from densepack_runtime.host.gpus import nvidia_gpus
+from densepack_runtime.host.here import Host
 from densepack_runtime.host.story import Story
 from densepack_runtime.host.versions import package_versions
 from densepack_runtime.question_answering.squad import load_squad
@@ -90,7 +90,7 @@ def gpu_check(
     out: Annotated[Path, typer.Option(help="The verdict, JSON.")] = Path("gpu-check.json"),
 ) -> None:
     """Test, build, prove and measure on this host's GPU."""
-    gpus = nvidia_gpus()
+    gpus = Host.here().gpus
     if not gpus:
         raise BackendError("there is no NVIDIA GPU here, or its driver is not installed: nothing was checked")
     verdict = Verdict({"gpus": [gpu.as_dict() for gpu in gpus], "versions": package_versions()})
@@ -144,7 +144,7 @@ def _measure() -> dict[str, Any]:
     """Dense against packed in TensorRT, ONNX Runtime and PyTorch, FP16, interleaved."""
     names = [f"seed@{shape}-{kind}" for kind in ("tensorrt", "cuda", "torch-cuda") for shape in ("dense", "packed")]
     with ExitStack() as opened:
-        sides = [open_side(name, opened, None) for name in names]
+        sides = [open_side(name, opened) for name in names]
         document = run_benchmark(sides, CELLS, on_step=tell)
     return {"benchmark": document}
 

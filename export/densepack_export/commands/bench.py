@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from densepack_export.bench.names import kinds
 from densepack_export.commands.options import numbers
 from densepack_runtime.benchmark.tables import show_benchmark
 from densepack_runtime.commands.options import JsonOption, LimitOption, ThreadsOption, app
@@ -19,6 +20,7 @@ from densepack_runtime.errors import InputError
 from densepack_runtime.host.command_record import told_command
 from densepack_runtime.host.console import print_json, progress_bar, tell
 from densepack_runtime.host.files import write_text_atomic
+from densepack_runtime.sessions.options import SessionOptions
 
 if TYPE_CHECKING:
     from densepack_runtime.benchmark.growth import GrowthPlan
@@ -38,7 +40,7 @@ class _Request:
     squad: Path | None
     limit: int | None
     growth: GrowthPlan | None
-    threads: int | None
+    options: SessionOptions
 
 
 @app.command()
@@ -48,8 +50,7 @@ def bench(
         typer.Argument(
             metavar="SIDE",
             help="SOURCE@VARIANT. A bundle, a checkpoint or `seed`; `packed` (if nothing is said; ONNX Runtime) or "
-            "`dense`, each also -fp16, -openvino, -openvino-bf16, -openvino-int8, -torch, -torch-bf16, -torch-compile, "
-            "-torch-compile-bf16; on a GPU -cuda, -tensorrt, -torch-cuda, -torch-cuda-compile.",
+            f"`dense`, each also {', '.join(f'-{kind}' for kind in kinds() if kind)}. What needs a GPU says so.",
         ),
     ],
     batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
@@ -104,7 +105,7 @@ def bench(
         growth=GrowthPlan(numbers(growth_questions), numbers(growth_words), numbers(growth_threads))
         if growth
         else None,
-        threads=threads,
+        options=SessionOptions(threads=threads),
     )
     document = _measure(sides, request, tokenizer)
     if out is not None:
@@ -123,11 +124,11 @@ def _measure(names: Sequence[str], request: _Request, tokenizer: Path | None) ->
     if not (request.cells or request.squad or request.growth):
         raise InputError("nothing to measure: --no-latency needs --squad or --growth")
     with ExitStack() as opened:
-        sides = [open_side(name, opened, request.threads) for name in names]
+        sides = [open_side(name, opened, request.options) for name in names]
         if request.squad is not None or request.growth is not None:
             sides = _with_texts(sides, tokenizer)
         document = benchmark_document(sides, request.settings, told_command(sys.argv[1:]))
-        document["settings"]["threads"] = request.threads
+        document["settings"]["threads"] = request.options.threads
         _measure_sections(document, sides, request)
     return document
 
@@ -155,7 +156,7 @@ def _measure_sections(document: dict[str, Any], sides: Sequence[Side], request: 
             )
     if request.memory:
         with progress_bar("memory", len(sides)) as advance:
-            found = measure_memory(sides, cells, request.threads, lambda text: advance(1, description=text))
+            found = measure_memory(sides, cells, request.options, lambda text: advance(1, description=text))
         for entry in document["sides"]:
             entry["memory"] = found[entry["name"]]
     if request.growth is not None:
@@ -163,7 +164,7 @@ def _measure_sections(document: dict[str, Any], sides: Sequence[Side], request: 
             document["growth"] = measure_growth(
                 sides,
                 request.growth,
-                threads=request.threads,
+                options=request.options,
                 seed=settings.seed,
                 on_step=lambda text: advance(1, description=text),
             )

@@ -23,6 +23,7 @@ from densepack_runtime.commands.options import JsonOption, LimitOption, SquadOpt
 from densepack_runtime.host.console import print_json, print_table, progress_bar, tell
 from densepack_runtime.host.story import Story
 from densepack_runtime.question_answering.squad import load_squad
+from densepack_runtime.sessions.options import SessionOptions
 
 
 @app.command()
@@ -72,7 +73,7 @@ def build(
         plan_request=PlanRequest(flavour=flavour, lengths=numbers(lengths), max_batch=max_batch),
         revision=revision,
         overwrite=overwrite,
-        threads=threads,
+        session=SessionOptions(threads=threads),
     )
     story = Story(tell, (lambda *_: None) if json_output else print_table, progress_bar)
     result = build_bundle(checkpoint, bundle, options, story)

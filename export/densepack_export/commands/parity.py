@@ -22,6 +22,7 @@ from densepack_runtime.parity.ladder import bundle_run, climb_from_recording
 from densepack_runtime.parity.report import ParityReport
 from densepack_runtime.parity.tables import show_parity
 from densepack_runtime.question_answering.squad import load_squad
+from densepack_runtime.sessions.options import SessionOptions
 
 
 @app.command("parity")
@@ -60,12 +61,13 @@ def parity_command(
     if bisect is not None:
         run_bisect(opened, run, bisect.split(","), checkpoint, json_output=json_output)
         return
+    options = SessionOptions(threads=threads)
     with progress_bar("parity", len(run.windows)) as advance:
         run = replace(run, on_windows=advance)
         if checkpoint is None:
-            report = climb_from_recording(opened, run, threads)
+            report = climb_from_recording(opened, run, options)
         else:
-            report = _climb_from_checkpoint(opened, run, checkpoint, threads)
+            report = _climb_from_checkpoint(opened, run, checkpoint, options)
     if write:
         store_verdict(opened, report, dataset)
     if json_output:
@@ -76,9 +78,9 @@ def parity_command(
         raise ParityError("parity failed: " + ("; ".join(report.failures) or "no rung was compared"))
 
 
-def _climb_from_checkpoint(bundle: Bundle, run: ParityRun, source: str, threads: int | None) -> ParityReport:
+def _climb_from_checkpoint(bundle: Bundle, run: ParityRun, source: str, options: SessionOptions) -> ParityReport:
     require_torch()
     from densepack_export.proofs.verify import climb_from_checkpoint
     from densepack_models.formats.checkpoint import load_checkpoint
 
-    return climb_from_checkpoint(bundle, run, load_checkpoint(source), threads=threads)
+    return climb_from_checkpoint(bundle, run, load_checkpoint(source), options=options)

@@ -11,7 +11,6 @@ and renamed last.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_runtime.errors import ExportError
 from densepack_runtime.host.files import new_file, sha256_of
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import INPUT_NAMES, Batch, Precision, Session
 from densepack_runtime.structure import Structure
 
@@ -145,7 +145,7 @@ def compare_onnx_with_module(
 
     Raises BackendError when ONNX Runtime cannot load or run the file.
     """
-    with closing(OnnxRuntimeSession(path, threads=torch.get_num_threads())) as session:
+    with OnnxRuntimeSession(path, SessionOptions(threads=torch.get_num_threads())) as session:
         return tuple(_difference(session, module, random_batch(module.structure, *shape)) for shape in shapes)
 
 

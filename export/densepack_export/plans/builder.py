@@ -22,8 +22,9 @@ from densepack_export.plans.precision_proof import PrecisionProof, audit_network
 from densepack_export.plans.progress import Progress, ProgressCallback, make_progress_monitor
 from densepack_runtime.errors import EngineBuildError, InputError, MissingDependencyError, require
 from densepack_runtime.host.files import new_file, sha256_of
-from densepack_runtime.host.flavours import EXTRAS, FLAVOURS, MODULES, Flavour, installed_version
-from densepack_runtime.host.gpus import Gpu, nvidia_gpus
+from densepack_runtime.host.flavours import EXTRAS, FLAVOURS, MODULES, Flavour
+from densepack_runtime.host.gpus import Gpu
+from densepack_runtime.host.here import Host
 from densepack_runtime.sessions.session import INPUT_NAMES, Precision
 from densepack_runtime.sessions.shapes import Profile
 from densepack_runtime.tensorrt_plans.log import TensorRTLog, captured_log
@@ -67,7 +68,7 @@ class BuiltPlan:
     timing_cache: bytes | None = None
 
 
-def choose_flavour(asked: Flavour | Literal["auto"] = "auto") -> Flavour:
+def choose_flavour(asked: Flavour | Literal["auto"] = "auto", host: Host | None = None) -> Flavour:
     """The flavour to build: on a GPU host the one built for that GPU, elsewhere the one that needs none.
 
     Raises InputError for an unknown name, MissingDependencyError when nothing is installed.
@@ -76,9 +77,10 @@ def choose_flavour(asked: Flavour | Literal["auto"] = "auto") -> Flavour:
         if asked not in FLAVOURS:
             raise InputError(f"unknown flavour {asked!r}; known: auto, {', '.join(FLAVOURS)}")
         return asked
-    order: tuple[Flavour, ...] = FLAVOURS if nvidia_gpus() else ("tensorrt-rtx",)
+    host = host or Host.here()
+    order: tuple[Flavour, ...] = FLAVOURS if host.gpu is not None else ("tensorrt-rtx",)
     for flavour in order:
-        if installed_version(flavour):
+        if flavour in host.tensorrt:
             return flavour
     raise MissingDependencyError(
         "no TensorRT is installed: pip install 'densepack[rtx]' (plans for RTX-class GPUs, built on any host) or "
@@ -162,13 +164,13 @@ def _gpu_for(settings: PlanSettings) -> Gpu | None:
             "compute capabilities can be chosen for the flavour tensorrt-rtx only: a plan of the flavour tensorrt is "
             "for the GPU that it is built on"
         )
-    gpus = nvidia_gpus()
-    if not gpus:
+    gpu = Host.here().gpu
+    if gpu is None:
         raise EngineBuildError(
             "the flavour tensorrt builds on the GPU that the plan will run on, and no NVIDIA GPU is here: build on "
             "that host, or with --flavour tensorrt-rtx"
         )
-    return gpus[0]
+    return gpu
 
 
 def _made(factory: Any, logger: Any, log: TensorRTLog) -> Any:

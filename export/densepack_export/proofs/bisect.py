@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +25,8 @@ from densepack_export.graphs.fused_attention import with_fused_attention, with_s
 from densepack_export.plans.builder import PlanSettings, build_plan, choose_flavour
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, InputError, require
-from densepack_runtime.host.machine import physical_cores
+from densepack_runtime.host.here import Host
+from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import Batch, Precision
 from densepack_runtime.sessions.shapes import Profile
 
@@ -147,7 +148,7 @@ def _graph_side(name: str, model: ir.Model, precision: Precision, opened: ExitSt
     ir.save(model, path)
     runtime: Any = require("onnxruntime", "cpu")
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = physical_cores()
+    options.intra_op_num_threads = DEFAULT.cpu_threads
     # Fused operators would compute other tensors than those that are marked.
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = runtime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
@@ -191,10 +192,9 @@ def _point_of_module(name: str) -> str | None:
 
 def _plan_side(bundle: Bundle, opened: ExitStack) -> Side:
     """A plan of the float16 graph with debug tensors, built and run here: that takes the GPU it is for."""
-    from densepack_runtime.host.gpus import nvidia_gpus
     from densepack_runtime.tensorrt_plans.session import TensorRTSession
 
-    if not nvidia_gpus():
+    if Host.here().gpu is None:
         raise BackendError("the side plan needs an NVIDIA GPU, and there is none here")
     points = {point: str(value.name) for point, value in points_of(ir.load(bundle.graph("fp16")).graph).items()}
     length = bundle.manifest.max_length
@@ -202,8 +202,8 @@ def _plan_side(bundle: Bundle, opened: ExitStack) -> Side:
     settings = PlanSettings(flavour=choose_flavour(), debug_tensors=tuple(points.values()))
     entry = build_plan(bundle.graph("fp16"), plan, settings, [Profile((1, 1), (4, length), (8, length))]).entry
     seen: Hidden = {}
-    session = TensorRTSession(plan, entry, cuda_graphs=False, on_debug=seen.__setitem__)
-    opened.enter_context(closing(session))
+    session = TensorRTSession(plan, entry, options=SessionOptions(cuda_graphs=False), on_debug=seen.__setitem__)
+    opened.enter_context(session)
 
     def hidden(batch: Batch) -> Hidden:
         seen.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ from densepack_runtime.parity.climb import ParityRun, Rung, climb
 from densepack_runtime.parity.ladder import open_rungs, with_corners
 from densepack_runtime.parity.report import ParityReport
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import Batch, Logits, Precision
 
 # The module in torch.float16 is slow on a CPU; so many windows show overflow and gross rounding. ONNX Runtime computes
@@ -43,7 +44,7 @@ def climb_from_checkpoint(
     checkpoint: Checkpoint,
     packed: PackedBertForQuestionAnswering | None = None,
     *,
-    threads: int | None = None,
+    options: SessionOptions = DEFAULT,
     on_reference: Callable[[Batch, Logits], None] | None = None,
 ) -> ParityReport:
     """Compare every rung with transformers on all windows, and the float16 module on some of them.
@@ -56,21 +57,21 @@ def climb_from_checkpoint(
     reference = reference_module(checkpoint)
     with ExitStack() as opened:
         rungs = [
-            _torch_rung(opened, "transformers", reference, threads=threads),
-            _torch_rung(opened, "packed PyTorch", packed, threads=threads),
-            *open_rungs(bundle, opened, threads),
+            _torch_rung(opened, "transformers", reference, options),
+            _torch_rung(opened, "packed PyTorch", packed, options),
+            *open_rungs(bundle, opened, options),
         ]
         if torch.cuda.is_available():
-            half = opened.enter_context(closing(TorchSession(packed.typed_fp16(), device="cuda")))
+            half = opened.enter_context(TorchSession(packed.typed_fp16(), device="cuda"))
             rungs.append(Rung("packed PyTorch float16, CUDA", half, "fp16"))
         report = climb(run, rungs, on_reference=on_reference)
     part = part_of(run, HALF_MODULE_WINDOWS)
     note = f"on {len(part.windows)} of {len(run.windows)} windows"
     with ExitStack() as opened:  # the other sessions are closed by now: their memory serves this one
         rungs = [
-            _torch_rung(opened, "transformers", reference, threads=threads),
-            _torch_rung(opened, "packed PyTorch float16", packed.typed_fp16(), "fp16", note, threads=threads),
-            _fused_rung(opened, bundle, note, threads),
+            _torch_rung(opened, "transformers", reference, options),
+            _torch_rung(opened, "packed PyTorch float16", packed.typed_fp16(), options, "fp16", note),
+            _fused_rung(opened, bundle, note, options),
         ]
         report = report.joined(climb(part, rungs))
     return with_corners(bundle, run, report)
@@ -80,20 +81,19 @@ def _torch_rung(
     opened: ExitStack,
     name: str,
     module: nn.Module,
+    options: SessionOptions,
     precision: Precision = "fp32",
     note: str = "",
-    *,
-    threads: int | None,
 ) -> Rung:
-    session = opened.enter_context(closing(TorchSession(module, threads=threads)))
+    session = opened.enter_context(TorchSession(module, options=options))
     return Rung(name, session, precision, note)
 
 
-def _fused_rung(opened: ExitStack, bundle: Bundle, note: str, threads: int | None) -> Rung:
+def _fused_rung(opened: ExitStack, bundle: Bundle, note: str, options: SessionOptions) -> Rung:
     """The graph that plans are built from, with its fused attention, in ONNX Runtime."""
     path = Path(opened.enter_context(TemporaryDirectory(prefix="densepack-"))) / "fused.onnx"
     ir.save(with_square_mask(with_fused_attention(ir.load(bundle.graph("fp16")))), path)
-    session = opened.enter_context(closing(OnnxRuntimeSession(path, threads=threads)))
+    session = opened.enter_context(OnnxRuntimeSession(path, options))
     return Rung("ONNX FP16, fused attention", session, "fp16", note)
 
 

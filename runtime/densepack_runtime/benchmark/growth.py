@@ -13,8 +13,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import Any, Literal
 
@@ -29,6 +28,7 @@ from densepack_runtime.question_answering.pools import Pair
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.sessions.batching import Batching
 from densepack_runtime.sessions.metered_session import Meter, MeteredSession
+from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 
 Axis = Literal["questions", "context_words", "threads"]
 # The means of SQuAD v1.1's development set are 10.2 and 124.0 words.
@@ -82,7 +82,7 @@ def measure_growth(
     sides: Sequence[Side],
     plan: GrowthPlan | None = None,
     *,
-    threads: int | None = None,
+    options: SessionOptions = DEFAULT,
     seed: int = 0,
     on_step: OnStep | None = None,
 ) -> list[dict[str, Any]]:
@@ -91,12 +91,12 @@ def measure_growth(
     Raises InputError for a side that has no tokenizer or cannot be opened in another process.
     """
     rows = []
-    for point in (plan or GrowthPlan()).points(threads):
+    for point in (plan or GrowthPlan()).points(options.threads):
         for side in sides:
             notify(on_step, f"{side.name} {point.value} {point.axis}")
             if side.texts is None or side.open_again is None:
                 raise InputError(f"{side.name} cannot be measured in a fresh process: it has no tokenizer or no source")
-            measured = in_fresh_process(measure_point, side.open_again, side.texts, point, seed, side.batching)
+            measured = in_fresh_process(measure_point, side.open_again, side.texts, point, seed, side.batching, options)
             rows.append({"side": side.name, "value": point.value, **asdict(point), **measured})
     return rows
 
@@ -107,12 +107,17 @@ def growth_steps(sides: int, plan: GrowthPlan) -> int:
 
 
 def measure_point(
-    open_session: OpenSession, texts: Texts, point: GrowthPoint, seed: int, batching: Batching | None = None
+    open_session: OpenSession,
+    texts: Texts,
+    point: GrowthPoint,
+    seed: int,
+    batching: Batching | None = None,
+    options: SessionOptions = DEFAULT,
 ) -> dict[str, Any]:
     """Open the session and answer the questions of a point. For a process that has done nothing else."""
     words = whole_words(texts.tokenizer_json)
     samples: list[float] = []
-    with closing(open_session(point.threads)) as session:
+    with open_session(replace(options, threads=point.threads)) as session:
         metered = MeteredSession(session)
         answerer = QuestionAnswerer(metered, texts.windower(), batching=batching)
         _answer(answerer, synthetic_pairs(words, 1, CONTEXT_WORDS, seed))

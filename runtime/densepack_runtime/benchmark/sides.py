@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from densepack_runtime.question_answering.windows import DOC_STRIDE, MAX_LENGTH, Windower
-from densepack_runtime.sessions.batching import Batching, batching_of
+from densepack_runtime.sessions.batching import Batching
+from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, Session
 
 OnStep = Callable[[str], None]
-OpenSession = Callable[[int | None], Session]
+OpenSession = Callable[[SessionOptions], Session]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,8 @@ class Texts:
 class Side:
     """One contestant. `backend` and `precision` are for the reader of the report.
 
-    `texts` is needed to measure on SQuAD. `open_again` opens the same session in another process, given a number of
-    threads (None: its default); it can be pickled, and is needed to measure memory and how cost grows. The share of the
+    `texts` is needed to measure on SQuAD. `open_again` opens the same session in another process, given the
+    options; it can be pickled, and is needed to measure memory and how cost grows. The share of the
     peak is told for sides that run on the CPU, whose peak is known.
     """
 
@@ -54,14 +55,10 @@ class Side:
     backend: str = ""
     precision: str = ""
     on_gpu: bool = False
+    batching: Batching = field(default_factory=Batching)
     random_weights: bool = False
     texts: Texts | None = None
     open_again: OpenSession | None = None
-
-    @property
-    def batching(self) -> Batching:
-        """How windows become batches where questions are answered, as `QuestionAnswerer.open` has it."""
-        return batching_of(self.backend, self.precision, on_gpu=self.on_gpu)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from densepack_runtime.backends import choose_backend
+from densepack_runtime.backends import BACKENDS, choose_backend
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.commands.options import (
     JsonOption,
@@ -15,8 +15,7 @@ from densepack_runtime.commands.options import (
 )
 from densepack_runtime.errors import BackendError
 from densepack_runtime.host.console import print_json, print_table
-from densepack_runtime.host.flavours import FLAVOURS, installed_version
-from densepack_runtime.host.gpus import nvidia_gpus
+from densepack_runtime.host.flavours import FLAVOURS
 from densepack_runtime.host.here import Host
 from densepack_runtime.tensorrt_plans.choice import misfit
 
@@ -32,34 +31,26 @@ def doctor(
     from densepack_runtime.host.versions import package_versions
     from densepack_runtime.sessions.onnxruntime_session import onnxruntime_conflict
 
-    gpus = nvidia_gpus()
+    host = Host.here()
     facts: dict[str, Any] = {
-        "NVIDIA GPU": [str(gpu) for gpu in gpus],
-        "driver": f"for CUDA {gpus[0].driver_cuda}" if gpus else None,
-        **{f"{flavour} installed": installed_version(flavour) or None for flavour in FLAVOURS},
-        "onnxruntime providers": _providers(),
+        "NVIDIA GPU": [str(gpu) for gpu in host.gpus],
+        "driver": f"for CUDA {host.gpu.driver_cuda}" if host.gpu else None,
+        **{f"{flavour} installed": host.tensorrt.get(flavour) for flavour in FLAVOURS},
+        "onnxruntime providers": list(host.onnxruntime_providers),
+        **{f"backend {name}": list(backend.precisions_on(host)) for name, backend in BACKENDS.items()},
         "conflict": onnxruntime_conflict(),
         **package_versions(),
     }
     if bundle is not None:
-        facts.update(_bundle_facts(Bundle.open(bundle)))
+        facts.update(_bundle_facts(Bundle.open(bundle), host))
     if json_output:
         print_json(facts)
     else:
         print_table("This host", ("what", "value"), [(name, _shown(value)) for name, value in facts.items()])
 
 
-def _providers() -> list[str]:
-    try:
-        import onnxruntime
-    except ImportError:
-        return []
-    return list(onnxruntime.get_available_providers())
-
-
-def _bundle_facts(bundle: Bundle) -> dict[str, Any]:
+def _bundle_facts(bundle: Bundle, host: Host) -> dict[str, Any]:
     """How each plan of a bundle fits this host, and what `auto` would open."""
-    host = Host.here()
     facts: dict[str, Any] = {"bundle": str(bundle.folder)}
     for entry in bundle.manifest.engines:
         facts[entry.plan] = misfit(entry, host, bundle.folder) or f"fits {host.gpu}"

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
-from densepack_runtime.backends import BACKENDS
+from densepack_runtime.backends import backend_names
 from densepack_runtime.sessions.session import ComputePrecision
 
 app = typer.Typer(
@@ -21,7 +22,20 @@ app = typer.Typer(
 BundleArgument = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, as `densepack build` wrote it.")
 ]
-BackendOption = Annotated[str, typer.Option(help=f"Which backend runs it: {', '.join(BACKENDS)}.")]
+
+
+class _BackendOption(OptionInfo):
+    """An option whose help names the backends that are registered when it is shown."""
+
+    @property
+    def help(self) -> str:
+        return f"Which backend runs it: {', '.join(backend_names())}."
+
+    @help.setter
+    def help(self, _: object) -> None: ...
+
+
+BackendOption = Annotated[str, _BackendOption(default=...)]
 PrecisionOption = Annotated[
     ComputePrecision | None,
     typer.Option(help="By default what the backend does best; bf16 and int8 are OpenVINO's.", show_default=False),

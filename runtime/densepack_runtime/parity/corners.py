@@ -9,7 +9,6 @@ a profile that begins at 1x1 has given NaN (https://github.com/NVIDIA/TensorRT/i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from densepack_runtime.parity.tally import LogitTally
 from densepack_runtime.question_answering.answers import SpanRules, best_spans
 from densepack_runtime.sessions.batching import length_sorted_batches, pad_windows
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, Precision, Window
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
@@ -39,7 +39,7 @@ def check_plan(bundle: Bundle, entry: PlanEntry) -> list[RungReport]:
 def _check_recorded(bundle: Bundle, entry: PlanEntry, recorded: RecordedReference) -> RungReport:
     """The plan on the recorded windows: same best span as PyTorch in each."""
     tally, same = LogitTally(), []
-    with closing(open_plan(bundle, entry)) as plan:
+    with open_plan(bundle, entry) as plan:
         for batch in length_sorted_batches(recorded.windows):
             logits, wanted = plan.run(batch), recorded.logits_of(batch)
             tally.add(batch, logits, wanted)
@@ -66,8 +66,8 @@ def check_corners(bundle: Bundle, entry: PlanEntry, windows: Sequence[Window], p
     shapes = sorted({shape for profile in entry.profiles for shape in profile.corners()})
     tally = LogitTally()
     with (
-        closing(OnnxRuntimeSession(bundle.graph("fp32"))) as reference,
-        closing(open_plan(bundle, entry, cuda_graphs=False)) as plan,
+        OnnxRuntimeSession(bundle.graph("fp32")) as reference,
+        open_plan(bundle, entry, SessionOptions(cuda_graphs=False)) as plan,
     ):
         for batch in corner_batches(windows, shapes, pad_id):
             tally.add(batch, plan.run(batch), reference.run(batch))

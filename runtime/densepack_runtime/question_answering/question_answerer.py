@@ -29,6 +29,7 @@ from densepack_runtime.question_answering.pools import Pair, Pool
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.batching import Batching, length_sorted_batches
+from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, Session
 
 Compat = Literal["transformers"]
@@ -88,13 +89,14 @@ class QuestionAnswerer:
         from densepack_runtime.backends import choose_backend, open_choice
         from densepack_runtime.bundle import Bundle
 
+        options = SessionOptions(threads=threads, cuda_graphs=cuda_graphs)
         opened = Bundle.open(bundle)
         manifest = opened.manifest
         windower = Windower(opened.tokenizer_json, max_length=manifest.max_length, doc_stride=manifest.doc_stride)
         choice = choose_backend(opened, backend, precision)
         _LOGGER.info("backend %s", choice)
         return cls(
-            open_choice(opened, choice, threads=threads, cuda_graphs=cuda_graphs),
+            open_choice(opened, choice, options),
             windower,
             rules=rules,
             pipeline_rules=pipeline_rules,

@@ -35,15 +35,6 @@ class Batching:
     length_multiple: int = 1
 
 
-def batching_of(backend: str, precision: str, *, on_gpu: bool) -> Batching:
-    """What a backend is fastest with."""
-    if on_gpu:
-        return Batching(GPU_TOKEN_BUDGET)
-    if backend == "openvino" and precision != "fp32":
-        return Batching(length_multiple=FEW_LENGTHS)
-    return Batching()
-
-
 def pad_windows(windows: Sequence[Window], *, pad_id: int = 0, length: int | None = None) -> Batch:
     """One padded batch, int64 [B, S], S the longest window or `length`. Raises InputError when a window is longer."""
     longest = max((window.length for window in windows), default=0)

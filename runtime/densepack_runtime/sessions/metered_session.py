@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from densepack_runtime.sessions.session import Batch, Logits, Session
+from densepack_runtime.sessions.session import Batch, Logits, Session, SessionBase
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Meter:
         self.padded_pairs += rows * length**2
 
 
-class MeteredSession:
+class MeteredSession(SessionBase):
     """Passes everything on to `session`; `meter` has what it saw. Thread-safe when the session is."""
 
     def __init__(self, session: Session) -> None:

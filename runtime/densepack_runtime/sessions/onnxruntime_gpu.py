@@ -9,7 +9,6 @@ TensorRT provider builds an engine for a range of shapes at the first run (minut
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ import numpy as np
 
 from densepack_runtime.errors import BackendError, InputError, require
 from densepack_runtime.sessions.onnxruntime_session import open_onnxruntime
-from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Logits
+from densepack_runtime.sessions.options import DEFAULT, SessionOptions
+from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Logits, SessionBase
 from densepack_runtime.sessions.shapes import bucket, bucket_profiles, fill_padded
 
 MAX_BATCH = 64
@@ -27,7 +27,7 @@ _NO_GRAPH = -1  # gpu_graph_id that tells ONNX Runtime not to capture
 _DTYPES = dict.fromkeys(INPUT_NAMES, np.int64) | dict.fromkeys(OUTPUT_NAMES, np.float32)
 
 
-class OnnxRuntimeGpuSession:
+class OnnxRuntimeGpuSession(SessionBase):
     """Runs one ONNX file on the first GPU. Calls from several threads take turns, as captured graphs demand.
 
     `provider` is "cuda" or "tensorrt" ("cpu" runs the same steps without a GPU, for tests). Raises BackendError like
@@ -39,19 +39,17 @@ class OnnxRuntimeGpuSession:
         path: str | Path,
         *,
         provider: str = "cuda",
-        max_length: int = 512,
-        cuda_graphs: bool = True,
-        engine_cache: Path | None = None,
+        options: SessionOptions = DEFAULT,
     ) -> None:
         self._runtime: Any = require("onnxruntime", "gpu")
         self._path = Path(path)
         self._device = "cpu" if provider == "cpu" else "cuda"
-        self._max_length = max_length
-        self._graphs = cuda_graphs and provider == "cuda"
-        options = provider_options(provider, cuda_graphs=cuda_graphs, max_length=max_length, engine_cache=engine_cache)
-        if engine_cache is not None and provider == "tensorrt":
-            engine_cache.mkdir(parents=True, exist_ok=True)
-        self._session: Any = open_onnxruntime(self._path, provider, provider_options=options)
+        self._max_length = options.max_length
+        self._graphs = options.cuda_graphs and provider == "cuda"
+        told = provider_options(provider, options)
+        if "trt_engine_cache_path" in told:
+            Path(told["trt_engine_cache_path"]).mkdir(parents=True, exist_ok=True)
+        self._session: Any = open_onnxruntime(self._path, provider, provider_options=told)
         self._bindings: dict[tuple[int, int], _Binding] = {}
         self._turn = threading.Lock()
 
@@ -70,10 +68,6 @@ class OnnxRuntimeGpuSession:
                 return self._run(batch, shape)
             except Exception as error:  # onnxruntime's errors have no common base but Exception
                 raise BackendError(f"ONNX Runtime failed on a batch of shape {batch.shape}: {error}") from error
-
-    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
-        """Logits of each batch, in order."""
-        return map(self.run, batches)
 
     def close(self) -> None:
         """Free the model and its buffers."""
@@ -123,20 +117,21 @@ class _Binding:
         return start, end
 
 
-def provider_options(provider: str, *, cuda_graphs: bool, max_length: int, engine_cache: Path | None) -> dict[str, str]:
+def provider_options(provider: str, asked: SessionOptions) -> dict[str, str]:
     """Options of the CUDA or the TensorRT provider, as ONNX Runtime spells them."""
     if provider == "cuda":
-        return {"enable_cuda_graph": "1" if cuda_graphs else "0"}
+        return {"enable_cuda_graph": "1" if asked.cuda_graphs else "0"}
     if provider != "tensorrt":
         return {}
-    [profile] = bucket_profiles([max_length], MAX_BATCH, max_length=max_length)
+    [profile] = bucket_profiles([asked.max_length], MAX_BATCH, max_length=asked.max_length)
     shapes = {
         name: ",".join(f"{tensor}:{batch}x{length}" for tensor in INPUT_NAMES)
         for name, (batch, length) in (("min", profile.min), ("opt", profile.opt), ("max", profile.max))
     }
     options = {f"trt_profile_{name}_shapes": text for name, text in shapes.items()}
     options["trt_cuda_graph_enable"] = "0"  # one graph for one shape; here shapes change
-    if engine_cache is not None:
+    if asked.cache is not None:
+        engine_cache = asked.cache / f"onnxruntime-{provider}"
         options |= {
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": str(engine_cache),

@@ -1,6 +1,6 @@
 """ONNX Runtime as a Session, on the CPU.
 
-    session = OnnxRuntimeSession(bundle.graph("fp32"), threads=2)
+    session = OnnxRuntimeSession(bundle.graph("fp32"), SessionOptions(threads=2))
 
 The provider that was asked for is the one that runs, or an error says why not; `onnxruntime_gpu` has those of a GPU.
 """
@@ -8,15 +8,15 @@ The provider that was asked for is the one that runs, or an error says why not; 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from densepack_runtime.errors import BackendError, InputError, require
-from densepack_runtime.host.machine import physical_cores
-from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Logits
+from densepack_runtime.errors import BackendError, require
+from densepack_runtime.sessions.options import DEFAULT, SessionOptions
+from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Logits, SessionBase
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -26,18 +26,16 @@ PROVIDERS = {
 _SEVERITY_ERROR = 3
 
 
-class OnnxRuntimeSession:
-    """Runs one ONNX file. `threads` counts CPU threads, by default the physical cores. Thread-safe.
+class OnnxRuntimeSession(SessionBase):
+    """Runs one ONNX file. Thread-safe.
 
     Raises BackendError when the file is missing, damaged or not a graph of densepack; MissingDependencyError without
-    onnxruntime; InputError for fewer than one thread.
+    onnxruntime.
     """
 
-    def __init__(self, path: str | Path, *, threads: int | None = None) -> None:
-        if threads is not None and threads < 1:
-            raise InputError(f"threads must be at least 1, got {threads}")
+    def __init__(self, path: str | Path, options: SessionOptions = DEFAULT) -> None:
         self._path = Path(path)
-        self._session: Any = open_onnxruntime(self._path, "cpu", threads=threads)
+        self._session: Any = open_onnxruntime(self._path, "cpu", threads=options.cpu_threads)
 
     def run(self, batch: Batch) -> Logits:
         """Logits of one batch. Raises BackendError when the session is closed or ONNX Runtime fails."""
@@ -49,10 +47,6 @@ class OnnxRuntimeSession:
         except Exception as error:  # onnxruntime's errors have no common base but Exception
             raise BackendError(f"ONNX Runtime failed on a batch of shape {batch.shape}: {error}") from error
         return Logits(start, end)
-
-    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
-        """Logits of each batch, in order."""
-        return map(self.run, batches)
 
     def close(self) -> None:
         """Free the model."""
@@ -78,7 +72,7 @@ def open_onnxruntime(
         with redirect_stdout(sys.stderr):
             runtime.preload_dlls()
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or physical_cores()
+    options.intra_op_num_threads = threads or DEFAULT.cpu_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _SEVERITY_ERROR
     offered = [(name, dict(provider_options or {}))]

@@ -1,6 +1,6 @@
 """OpenVINO as a Session, on the CPU, in float32, bfloat16 or INT8.
 
-    session = OpenVinoSession(bundle.graph("fp32"), precision="bf16", cache=folder)
+    session = OpenVinoSession(bundle.graph("fp32"), precision="bf16", options=SessionOptions(cache=folder))
 
 Its attention is one kernel, and it computes in bfloat16 or INT8 where the processor can: that is what it is here for.
 All three run the float32 graph; INT8 is for products with weights, and what is left is bfloat16 where there is some.
@@ -13,18 +13,19 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from densepack_runtime.errors import BackendError, InputError, require
+from densepack_runtime.errors import BackendError, require
 from densepack_runtime.host.files import sha256_of
-from densepack_runtime.host.machine import physical_cores, processor_features
+from densepack_runtime.host.machine import processor_features
 from densepack_runtime.sessions.openvino_int8 import GROUP_SIZE, multiplies_int8, with_int8_weights
-from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, ComputePrecision, Logits
+from densepack_runtime.sessions.options import DEFAULT, SessionOptions
+from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, ComputePrecision, Logits, SessionBase
 
 _PRECISIONS: tuple[ComputePrecision, ...] = ("fp32", "bf16", "int8")
 _TELEMETRY = "openvino_telemetry"
@@ -35,12 +36,12 @@ _SHARED_ALLOCATOR = ("TBB_ENABLE_SANITIZERS", "1")
 _INSTRUCTION_SETS = "ONEDNN_MAX_CPU_ISA"
 
 
-class OpenVinoSession:
-    """Runs one ONNX file. `threads` counts CPU threads, by default the physical cores. Thread-safe.
+class OpenVinoSession(SessionBase):
+    """Runs one ONNX file. Thread-safe.
 
-    `cache` is a folder for what OpenVINO compiles for this processor: the next start is faster. Raises BackendError
-    when the file is missing, damaged or not a graph of densepack, or when the processor does not multiply in
-    `precision`; MissingDependencyError without openvino; InputError for fewer than one thread.
+    What OpenVINO compiles for this processor is kept in the folder `openvino` of the cache: the next start is faster.
+    Raises BackendError when the file is missing, damaged or not a graph of densepack, or when the processor does not
+    multiply in `precision`; MissingDependencyError without openvino.
     """
 
     def __init__(
@@ -48,16 +49,13 @@ class OpenVinoSession:
         path: str | Path,
         *,
         precision: ComputePrecision = "fp32",
-        threads: int | None = None,
-        cache: Path | None = None,
+        options: SessionOptions = DEFAULT,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise InputError(f"threads must be at least 1, got {threads}")
         if precision not in _PRECISIONS:
             raise BackendError(f"OpenVINO computes in {', '.join(_PRECISIONS)}, not in {precision}")
         self._path = Path(path)
         self._lock = threading.Lock()
-        self._request: Any = _compile(self._path, precision, threads or physical_cores(), cache).create_infer_request()
+        self._request: Any = _compile(self._path, precision, options).create_infer_request()
 
     def run(self, batch: Batch) -> Logits:
         """Logits of one batch. Raises BackendError when the session is closed or OpenVINO fails."""
@@ -70,10 +68,6 @@ class OpenVinoSession:
                 raise BackendError(f"OpenVINO failed on a batch of shape {batch.shape}: {error}") from error
             start, end = (results[name].copy() for name in OUTPUT_NAMES)
         return Logits(start, end)
-
-    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
-        """Logits of each batch, in order."""
-        return map(self.run, batches)
 
     def close(self) -> None:
         """Free the model."""
@@ -112,7 +106,7 @@ def _without_module(name: str) -> Iterator[None]:
         del sys.modules[name]
 
 
-def _compile(path: Path, precision: ComputePrecision, threads: int, cache: Path | None) -> Any:
+def _compile(path: Path, precision: ComputePrecision, asked: SessionOptions) -> Any:
     openvino: Any = import_openvino()
     if not path.is_file():
         raise BackendError(f"the ONNX file {path} is missing")
@@ -121,8 +115,9 @@ def _compile(path: Path, precision: ComputePrecision, threads: int, cache: Path 
     if precision not in able:
         name = core.get_property("CPU", "FULL_DEVICE_NAME")
         raise BackendError(f"{name} does not multiply in {precision}: use --precision {' or '.join(able)}")
-    options = compile_options(precision, threads, bfloat16="bf16" in able)
-    if cache is not None:
+    options = compile_options(precision, asked.cpu_threads, bfloat16="bf16" in able)
+    if asked.cache is not None:
+        cache = asked.cache / "openvino"
         core.set_property({"CACHE_DIR": str(cache_folder(cache, path, precision, options, openvino.__version__))})
     try:
         model = core.read_model(str(path))

@@ -3,15 +3,17 @@
 Every backend (ONNX Runtime, OpenVINO, TensorRT, PyTorch) is a Session; parity, benchmark and the question answerer know
 nothing else about them.
 
-    with closing(open_choice(bundle, choose_backend(bundle))) as session:
+    with open_choice(bundle, choose_backend(bundle)) as session:
         logits = session.run(batch)            # Logits, float32 [B, S]
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from types import TracebackType
+from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +74,36 @@ class Session(Protocol):
     def close(self) -> None:
         """Free the model. Closing twice is harmless."""
         ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class SessionBase(ABC):
+    """What most sessions have in common: batches one by one, closed when the `with` block ends."""
+
+    @abstractmethod
+    def run(self, batch: Batch) -> Logits:
+        """Logits of one batch."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the model."""
+
+    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
+        """Logits of each batch, in order."""
+        return map(self.run, batches)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 @dataclass(frozen=True, slots=True)

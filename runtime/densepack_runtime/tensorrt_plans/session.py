@@ -22,7 +22,8 @@ import numpy as np
 from densepack_runtime.errors import BackendError, DensepackError, InputError, require
 from densepack_runtime.host.flavours import EXTRAS, MODULES
 from densepack_runtime.host.here import Host
-from densepack_runtime.sessions.session import Batch, Logits
+from densepack_runtime.sessions.options import DEFAULT, SessionOptions
+from densepack_runtime.sessions.session import Batch, Logits, SessionBase
 from densepack_runtime.sessions.shapes import bucket
 from densepack_runtime.tensorrt_plans.choice import misfit
 from densepack_runtime.tensorrt_plans.cuda_device import CudaDevice
@@ -37,12 +38,12 @@ Result = TypeVar("Result")
 LANES = 2
 
 
-class TensorRTSession:
+class TensorRTSession(SessionBase):
     """Runs one plan. Thread-safe: every batch takes a lane of its own, and waits while all are busy.
 
-    Batches with more rows than the plan's largest are run in parts. `runtime_cache` is the file where TensorRT for RTX
-    keeps the kernels that it compiled; `on_debug` gets the debug tensors of a plan that has some. Raises BackendError
-    for a plan that cannot run here, MissingDependencyError without TensorRT or cuda-python.
+    Batches with more rows than the plan's largest are run in parts. The kernels that TensorRT for RTX compiled are kept
+    in a file of the cache, named after the plan; `on_debug` gets the debug tensors of a plan that has some. Raises
+    BackendError for a plan that cannot run here, MissingDependencyError without TensorRT or cuda-python.
     """
 
     def __init__(
@@ -50,15 +51,14 @@ class TensorRTSession:
         plan: Path,
         entry: PlanEntry,
         *,
-        cuda_graphs: bool = True,
+        options: SessionOptions = DEFAULT,
         lanes: int = LANES,
-        runtime_cache: Path | None = None,
         on_debug: DebugCallback | None = None,
     ) -> None:
         self.entry = entry
         self._trt = require(MODULES[entry.flavour], EXTRAS[entry.flavour])
-        self._cuda_graphs = cuda_graphs
-        self._runtime_cache = runtime_cache
+        self._cuda_graphs = options.cuda_graphs
+        self._runtime_cache = options.cache and options.cache / f"{entry.plan_sha256[:16]}.kernels"
         self._most_lanes = max(1, lanes)
         self._lanes: list[Lane] = []
         self._free: list[Lane] = []
@@ -75,12 +75,20 @@ class TensorRTSession:
             raise
 
     @classmethod
-    def open(cls, plan: Path, entry: PlanEntry, *, bundle: object = "BUNDLE", **options: Any) -> Self:
-        """Check that the plan fits this host, then open it. Raises BackendError that names both sides."""
-        reason = misfit(entry, Host.here(), bundle)
+    def open(
+        cls,
+        plan: Path,
+        entry: PlanEntry,
+        *,
+        options: SessionOptions = DEFAULT,
+        host: Host | None = None,
+        bundle: object = "BUNDLE",
+    ) -> Self:
+        """Check that the plan fits the host, then open it. Raises BackendError that names both sides."""
+        reason = misfit(entry, host or Host.here(), bundle)
         if reason is not None:
             raise BackendError(f"{entry.plan} cannot run here: {reason}")
-        return cls(plan, entry, **options)
+        return cls(plan, entry, options=options)
 
     def run(self, batch: Batch) -> Logits:
         """Logits of one batch. Raises InputError for one that no profile holds, BackendError when the GPU fails."""

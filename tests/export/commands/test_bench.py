@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from densepack_export.bench.names import KINDS, VARIANTS, SideName
+from densepack_export.bench.names import SideName, kinds, variants
 from densepack_export.bench.sides import open_side
 from densepack_export.commands import bench as bench_cli
 from densepack_export.commands.bench import _with_texts
 from densepack_runtime.benchmark.sides import Cost, Side, Texts
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.host.command_record import told_command
-from densepack_runtime.host.gpus import nvidia_gpus
+from densepack_runtime.host.here import Host
 from densepack_runtime.sessions.session import Session
 from tests.command_line import CommandLine
 from tests.sleeping_session import SleepingSession
@@ -90,12 +90,12 @@ def test_unknown_sides_and_nothing_to_measure(densepack: CommandLine, default_bu
 def test_the_help_names_every_kind(densepack: CommandLine) -> None:
     told = re.findall(r"\s-([\w-]+)", densepack("bench", "--help").out)
     default = ("", "onnxruntime")
-    assert [kind for kind in KINDS if kind not in (*told, *default)] == []
+    assert [kind for kind in kinds() if kind not in (*told, *default)] == []
 
 
 def test_every_kind_is_a_variant_and_gpus_are_asked_for() -> None:
-    for variant in VARIANTS:
-        if nvidia_gpus() or not any(kind in variant for kind in ("cuda", "tensorrt")):
+    for variant in variants():
+        if Host.here().gpu is not None or not any(kind in variant for kind in ("cuda", "tensorrt")):
             assert SideName.parse(f"seed@{variant}").dense == variant.startswith("dense")
         else:
             with pytest.raises(BackendError, match="needs an NVIDIA GPU, and there is none here"):
@@ -108,7 +108,7 @@ def test_a_compiled_side_without_a_compiler_is_an_error(
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with ExitStack() as opened, pytest.raises(BackendError, match="no-such-compiler is not here"):
-        open_side(f"{default_checkpoint}@packed-torch-compile", opened, None)
+        open_side(f"{default_checkpoint}@packed-torch-compile", opened)
 
 
 def test_a_side_without_tokenizer_gets_one(

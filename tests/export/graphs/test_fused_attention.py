@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ def test_fused_attention_answers_the_same(
     onnx.checker.check_model(str(fused), full_check=True)
     batch = random_batch(made.module.structure, *shape)
     real = batch.attention_mask.astype(bool)
-    with closing(OnnxRuntimeSession(made.path)) as plain, closing(OnnxRuntimeSession(fused)) as session:
+    with OnnxRuntimeSession(made.path) as plain, OnnxRuntimeSession(fused) as session:
         expected, found = plain.run(batch), session.run(batch)
     assert np.abs(found.start - expected.start)[real].max() < TOLERANCE[precision]
     assert np.abs(found.end - expected.end)[real].max() < TOLERANCE[precision]

@@ -27,6 +27,7 @@ from densepack_runtime.benchmark.tables import growth_table
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.host.fresh_process import in_fresh_process
 from densepack_runtime.host.machine import peak_resident_mib
+from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, Logits, Session
 from tests.sleeping_session import OpenSleeping, SleepingSession
 
@@ -51,7 +52,7 @@ def side(default_tokenizer_json: str) -> Side:
 def test_a_row_for_every_point(side: Side) -> None:
     plan = GrowthPlan(questions=(4,), context_words=(300,), threads=(2,))
     told: list[str] = []
-    rows = measure_growth([side], plan, threads=1, on_step=told.append)
+    rows = measure_growth([side], plan, options=SessionOptions(threads=1), on_step=told.append)
     assert len(told) == growth_steps(1, plan) == len(rows) == 3
     assert [(row["axis"], row["value"], row["threads"]) for row in rows] == [
         ("questions", 4, 1),
@@ -143,7 +144,7 @@ class LeakingSession(SleepingSession):
         return super().run(batch)
 
 
-def open_leaking(threads: int | None) -> Session:
+def open_leaking(options: SessionOptions) -> Session:
     return LeakingSession("leaking", 0)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +19,12 @@ from densepack_runtime.parity.tables import PARITY_COLUMNS, WORST_COLUMNS, parit
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.question_answering.squad import read_squad, sample_squad_path, score_predictions
 from densepack_runtime.question_answering.windows import Windower
-from densepack_runtime.sessions.session import Batch, Logits, Precision
+from densepack_runtime.sessions.session import Batch, Logits, Precision, SessionBase
 
 Change = Callable[[Batch, Logits], Logits]
 
 
-class TokenSession:
+class TokenSession(SessionBase):
     """Logits that depend on token and position alone, the same in every batch: a deterministic stand-in for a model."""
 
     def __init__(self, change: Change = lambda _, logits: logits) -> None:
@@ -35,9 +35,6 @@ class TokenSession:
         start = np.sin(batch.input_ids * 12.9898 + position * 0.7) * 5
         end = np.sin(batch.input_ids * 78.233 + position * 0.3) * 5
         return self.change(batch, Logits(start.astype(np.float32), end.astype(np.float32)))
-
-    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
-        return map(self.run, batches)
 
     def close(self) -> None:
         pass

@@ -7,7 +7,6 @@ needed here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from densepack_runtime.question_answering.pipeline_compat import PipelineRules, 
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.question_answering.squad import read_squad, sample_squad_path
 from densepack_runtime.question_answering.windows import Windower
-from densepack_runtime.sessions.session import Batch, Logits, Window
+from densepack_runtime.sessions.session import Batch, Logits, SessionBase, Window
 
 RECORDING = Path(__file__).resolve().parents[2] / "peers" / "results" / "pipeline.json"
 # Both compute in float32; the issue's own limit.
@@ -94,7 +93,7 @@ def test_the_cards_example_has_the_published_characters() -> None:
     assert case["context"][96:134] == "a Polish composer and virtuoso pianist"
 
 
-class RecordedSession:
+class RecordedSession(SessionBase):
     """Gives the recorded logits of the one question that is asked."""
 
     def __init__(self, case: dict[str, Any]) -> None:
@@ -109,9 +108,6 @@ class RecordedSession:
             left, right = self.by_ids[tuple(window.token_ids.tolist())]
             start[row, : window.length], end[row, : window.length] = left, right
         return Logits(start, end)
-
-    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
-        return map(self.run, batches)
 
     def close(self) -> None:
         pass

@@ -30,10 +30,10 @@ from densepack_runtime.question_answering.squad import (
 )
 from densepack_runtime.question_answering.windows import PAIRS_AT_ONCE, Windower
 from densepack_runtime.sessions.batching import FEW_LENGTHS, GPU_TOKEN_BUDGET, Batching, pad_windows
-from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits
+from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, SessionBase
 
 
-class FakeSession:
+class FakeSession(SessionBase):
     """Logits that depend on the tokens of a row alone, so that batching cannot change an answer."""
 
     def __init__(self, height: float = 8.0) -> None:
@@ -50,9 +50,6 @@ class FakeSession:
         salt = batch.input_ids[:, 1:2] + batch.input_ids[:, 2:3]
         places = (batch.input_ids + salt) % len(self.start)
         return Logits(self.start[places], self.end[places])
-
-    def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
-        return map(self.run, batches)
 
     def close(self) -> None:
         self.closed = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.sessions import onnxruntime_gpu
 from densepack_runtime.sessions.onnxruntime_gpu import OnnxRuntimeGpuSession, provider_options
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
+from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, Logits
 from densepack_runtime.structure import Structure
 
@@ -31,7 +31,7 @@ def graph(default_bundle: Path) -> Path:
 
 @pytest.fixture
 def session(graph: Path) -> Iterator[OnnxRuntimeGpuSession]:
-    with closing(OnnxRuntimeGpuSession(graph, provider="cpu", max_length=384)) as opened:
+    with OnnxRuntimeGpuSession(graph, provider="cpu", options=SessionOptions(max_length=384)) as opened:
         yield opened
 
 
@@ -46,7 +46,7 @@ def difference(left: Logits, right: Logits, batch: Batch) -> float:
 
 
 def test_buckets_change_no_answer(session: OnnxRuntimeGpuSession, graph: Path) -> None:
-    with closing(OnnxRuntimeSession(graph)) as plain:
+    with OnnxRuntimeSession(graph) as plain:
         for batch, logits in zip(batches(), session.run_many(batches()), strict=True):
             assert logits.start.shape == batch.shape
             assert difference(plain.run(batch), logits, batch) < TOLERANCE
@@ -56,7 +56,7 @@ def test_more_shapes_than_are_kept(
     session: OnnxRuntimeGpuSession, graph: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime_gpu, "GRAPHS_KEPT", 1)
-    with closing(OnnxRuntimeSession(graph)) as plain:
+    with OnnxRuntimeSession(graph) as plain:
         for batch in batches():
             assert difference(plain.run(batch), session.run(batch), batch) < TOLERANCE
 
@@ -89,19 +89,19 @@ def test_too_long_and_closed(session: OnnxRuntimeGpuSession) -> None:
 
 
 def test_options_of_the_providers(tmp_path: Path) -> None:
-    assert provider_options("cuda", cuda_graphs=True, max_length=384, engine_cache=None) == {"enable_cuda_graph": "1"}
-    options = provider_options("tensorrt", cuda_graphs=True, max_length=384, engine_cache=tmp_path)
+    assert provider_options("cuda", SessionOptions()) == {"enable_cuda_graph": "1"}
+    options = provider_options("tensorrt", SessionOptions(max_length=384, cache=tmp_path))
     assert options["trt_profile_min_shapes"] == "input_ids:1x1,attention_mask:1x1,token_type_ids:1x1"
     assert options["trt_profile_max_shapes"] == "input_ids:64x384,attention_mask:64x384,token_type_ids:64x384"
-    assert options["trt_engine_cache_path"] == str(tmp_path)
+    assert options["trt_engine_cache_path"] == str(tmp_path / "onnxruntime-tensorrt")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("cuda_graphs", [True, False])
 def test_on_a_gpu(graph: Path, cuda_graphs: bool) -> None:
     with (
-        closing(OnnxRuntimeSession(graph)) as plain,
-        closing(OnnxRuntimeGpuSession(graph, provider="cuda", cuda_graphs=cuda_graphs)) as on_gpu,
+        OnnxRuntimeSession(graph) as plain,
+        OnnxRuntimeGpuSession(graph, provider="cuda", options=SessionOptions(cuda_graphs=cuda_graphs)) as on_gpu,
     ):
         for batch in batches() * 3:
             assert difference(plain.run(batch), on_gpu.run(batch), batch) < 1e-2

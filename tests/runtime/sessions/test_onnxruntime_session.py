@@ -20,6 +20,7 @@ from densepack_runtime.errors import BackendError, InputError, MissingDependency
 from densepack_runtime.host import machine
 from densepack_runtime.host.machine import physical_cores
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession, onnxruntime_conflict, open_onnxruntime
+from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Session
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -68,7 +69,7 @@ def make_batch(rows: int, length: int, seed: int = 0) -> Batch:
 
 
 def test_runs_and_keeps_to_the_protocol(graph: Path) -> None:
-    session = OnnxRuntimeSession(graph, threads=1)
+    session = OnnxRuntimeSession(graph, SessionOptions(threads=1))
     assert isinstance(session, Session)
     for rows, length in ((1, 1), (3, 17), (2, 4)):
         batch = make_batch(rows, length)
@@ -95,7 +96,7 @@ def test_a_closed_session_refuses_to_run(graph: Path) -> None:
 
 
 def test_one_session_serves_several_threads(graph: Path) -> None:
-    session = OnnxRuntimeSession(graph, threads=1)
+    session = OnnxRuntimeSession(graph, SessionOptions(threads=1))
     wrong: list[int] = []
 
     def work(seed: int) -> None:
@@ -120,7 +121,7 @@ def test_a_thousand_opens_leave_no_memory_behind(graph: Path) -> None:
 
     def cycle(times: int) -> None:
         for _ in range(times):
-            session = OnnxRuntimeSession(graph, threads=1)
+            session = OnnxRuntimeSession(graph, SessionOptions(threads=1))
             session.run(make_batch(1, 4))
             session.close()
 
@@ -173,7 +174,7 @@ def test_an_unknown_provider_is_refused(graph: Path) -> None:
 
 def test_fewer_than_one_thread_is_refused(graph: Path) -> None:
     with pytest.raises(InputError, match="threads must be at least 1, got 0"):
-        OnnxRuntimeSession(graph, threads=0)
+        OnnxRuntimeSession(graph, SessionOptions(threads=0))
 
 
 class FakeRuntime:
@@ -244,7 +245,7 @@ def test_only_the_provider_that_was_asked_for_is_offered(
 def test_the_default_is_one_thread_a_physical_core(monkeypatch: pytest.MonkeyPatch, graph: Path) -> None:
     runtime = FakeRuntime([CPU], takes=CPU)
     use_runtime(monkeypatch, runtime)
-    monkeypatch.setattr(module, "physical_cores", lambda: 5)
+    monkeypatch.setattr("densepack_runtime.sessions.options.physical_cores", lambda: 5)
     OnnxRuntimeSession(graph)
     assert runtime.threads == 5
 

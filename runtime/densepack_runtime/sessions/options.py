@@ -1,0 +1,35 @@
+"""How a session is opened: one object that is handed down whole, from the command line to the backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from densepack_runtime.errors import InputError
+from densepack_runtime.host.machine import physical_cores
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What every backend may be told; each takes what concerns it.
+
+    `threads` counts CPU threads, None stands for the physical cores. `cache` is a folder for what is compiled for this
+    host, None keeps nothing. `max_length` is the longest window in tokens. Raises InputError for fewer than one thread.
+    """
+
+    threads: int | None = None
+    cuda_graphs: bool = True
+    cache: Path | None = None
+    max_length: int = 512
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise InputError(f"threads must be at least 1, got {self.threads}")
+
+    @property
+    def cpu_threads(self) -> int:
+        """How many threads a CPU backend starts."""
+        return self.threads or physical_cores()
+
+
+DEFAULT = SessionOptions()
