@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from densepack_runtime.bundle import Bundle
     from densepack_runtime.errors import DensepackError
-    from densepack_runtime.question_answering.answers import Answer
+    from densepack_runtime.host.allocator import keep_freed_memory
+    from densepack_runtime.question_answering.answers import Answer, SpanRules
+    from densepack_runtime.question_answering.pipeline_compat import PipelineRules
     from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
     from densepack_runtime.question_answering.windows import Windower
     from densepack_runtime.sessions.fake_session import FakeSession
@@ -27,11 +29,14 @@ __all__ = [
     "DensepackError",
     "FakeSession",
     "Logits",
+    "PipelineRules",
     "QuestionAnswerer",
     "Session",
     "SessionOptions",
+    "SpanRules",
     "Window",
     "Windower",
+    "keep_freed_memory",
 ]
 
 _MODULES = {
@@ -41,11 +46,14 @@ _MODULES = {
     "DensepackError": "errors",
     "FakeSession": "sessions.fake_session",
     "Logits": "sessions.session",
+    "PipelineRules": "question_answering.pipeline_compat",
     "QuestionAnswerer": "question_answering.question_answerer",
     "Session": "sessions.session",
     "SessionOptions": "sessions.options",
+    "SpanRules": "question_answering.answers",
     "Window": "sessions.session",
     "Windower": "question_answering.windows",
+    "keep_freed_memory": "host.allocator",
 }
 
 

@@ -72,7 +72,7 @@ def answer(
                 tell(f"characters {found.start} to {found.end}, score {found.score:.3f}")
         else:
             with open_lines(str(lines)) as source:
-                answer_lines(answerer, source, strict=strict, compat=mode)
+                answer_lines(answerer, source, sys.stdout, tell, strict=strict, compat=mode)
 
 
 def _context(context: str | None, context_file: Path | None) -> str:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from densepack_runtime.errors import InputError
-from densepack_runtime.parity.judgement import compare_spans, default_tolerance, judged, with_logits
+from densepack_runtime.parity.judgement import compare_spans, default_tolerance, judge
 from densepack_runtime.parity.report import ParityReport, QuestionDifference, RungReport
 from densepack_runtime.parity.tally import BestSpans, LogitTally, SpanTally
+from densepack_runtime.question_answering.answers import SpanRules
 from densepack_runtime.question_answering.squad import SquadDataset, score_predictions
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.batching import FEW_LENGTHS, length_sorted_batches
@@ -53,6 +54,11 @@ class ParityRun:
         pairs = ((question.question, question.context) for question in dataset.questions)
         windows = [window for group in windower.windows_of(pairs) for window in group]
         return cls(dataset, windows, squad_name, windower.pad_id)
+
+    @property
+    def rules(self) -> SpanRules:
+        """How questions are answered: as `densepack eval` does, no answer included where the dataset has it."""
+        return SpanRules().for_dataset(allows_no_answer=self.dataset.allows_no_answer)
 
     def batches(self, windows: Sequence[Window] | None = None) -> Iterator[Batch]:
         """The windows of the run (or others) in padded batches of similar length."""
@@ -96,10 +102,15 @@ def climb(
         for climber in climbers[1:]:
             climber.step(batch, reference)
         run.on_windows(len(batch.windows))
-    base = _base_report(climbers[0], run)
-    reports = [base, *(_judge(climber, climbers[0], base, run.dataset) for climber in climbers[1:])]
+    rules = run.rules
+    answers = [climber.spans.by_question().best_answers(rules) for climber in climbers]
+    base = reference_report(climbers[0].rung.name, run, answers[0], len(run.windows), climbers[0].seconds)
+    reports = [
+        _judged(climber, found, answers[0], base, run.dataset)
+        for climber, found in zip(climbers[1:], answers[1:], strict=True)
+    ]
     return ParityReport(
-        run.squad_name, run.dataset.sha256, (*reports, *(not_run(rung) for rung in rungs if rung.session is None))
+        run.squad_name, run.dataset.sha256, (base, *reports, *(not_run(rung) for rung in rungs if rung.session is None))
     )
 
 
@@ -108,35 +119,36 @@ def not_run(rung: Rung) -> RungReport:
     return RungReport(rung.name, rung.precision, "not run", rung.note)
 
 
-def _base_report(climber: _Climber, run: ParityRun) -> RungReport:
-    score = score_predictions(run.dataset, climber.spans.by_question().texts(run.dataset))
+def reference_report(name: str, run: ParityRun, answers: BestSpans, windows: int, seconds: float = 0.0) -> RungReport:
+    """The report of rung 0, which is judged by nobody."""
+    score = score_predictions(run.dataset, answers.texts(run.dataset))
     return RungReport(
-        name=climber.rung.name,
-        precision=climber.rung.precision,
+        name=name,
+        precision="fp32",
         status="reference",
-        note=climber.rung.note,
         questions=len(run.dataset.questions),
-        windows=len(run.windows),
+        windows=windows,
         exact_match=score.exact_match,
         f1=score.f1,
-        seconds=climber.seconds,
+        seconds=seconds,
     )
 
 
-def _judge(climber: _Climber, reference: _Climber, base: RungReport, dataset: SquadDataset) -> RungReport:
-    spans, wanted = climber.spans.by_question(), reference.spans.by_question()
-    logits = climber.logits.summary()
-    report = compare_spans(dataset, spans, wanted, base, near_tie=2 * logits.max_abs_logit)
-    report = replace(
-        with_logits(report, logits),
-        name=climber.rung.name,
-        precision=climber.rung.precision,
-        note=climber.rung.note,
+def _judged(
+    climber: _Climber, spans: BestSpans, wanted: BestSpans, base: RungReport, dataset: SquadDataset
+) -> RungReport:
+    rung, logits = climber.rung, climber.logits.summary()
+    return judge(
+        rung.name,
+        rung.precision,
+        logits,
+        compare_spans(dataset, spans, wanted, base, near_tie=2 * logits.max_abs_logit),
+        default_tolerance(rung.precision, base.questions),
+        note=rung.note,
         windows=base.windows,
         seconds=climber.seconds,
         worst=_worst(climber.logits.by_example, spans, wanted, dataset),
     )
-    return judged(report, default_tolerance(climber.rung.precision, base.questions))
 
 
 def _worst(

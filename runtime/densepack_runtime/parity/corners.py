@@ -15,7 +15,7 @@ import numpy as np
 
 from densepack_runtime.backends import open_plan
 from densepack_runtime.bundle import REFERENCE_NAME, Bundle
-from densepack_runtime.parity.judgement import Tolerance, default_tolerance, judged, with_logits
+from densepack_runtime.parity.judgement import SpanComparison, Tolerance, default_tolerance, judge
 from densepack_runtime.parity.recorded_reference import RecordedReference
 from densepack_runtime.parity.report import RungReport
 from densepack_runtime.parity.tally import LogitTally
@@ -43,22 +43,25 @@ def _check_recorded(bundle: Bundle, entry: PlanEntry, recorded: RecordedReferenc
         for batch in length_sorted_batches(recorded.windows):
             logits, wanted = plan.run(batch), recorded.logits_of(batch)
             tally.add(batch, logits, wanted)
-            spans, reference = best_spans(batch, logits, SpanRules()), best_spans(batch, wanted, SpanRules())
-            same.append((spans[0] == reference[0]) & (spans[1] == reference[1]))
+            found, reference = best_spans(batch, logits, SpanRules()), best_spans(batch, wanted, SpanRules())
+            same.append((found[0] == reference[0]) & (found[1] == reference[1]))
     agreement = np.concatenate(same)
-    report = RungReport(
-        name=_name(entry),
-        precision=entry.precision,
-        status="passed",
-        note="recorded windows",
+    spans = SpanComparison(
         questions=len(agreement),
-        windows=len(agreement),
         span_agreement=100 * float(agreement.mean()),
         differing_spans=int((~agreement).sum()),
     )
     limits = default_tolerance(entry.precision, len(agreement))
     spans_only = Tolerance(min_span_agreement=limits.min_span_agreement or 100 - 100 / len(agreement))
-    return judged(with_logits(report, tally.summary()), spans_only)
+    return judge(
+        _name(entry),
+        entry.precision,
+        tally.summary(),
+        spans,
+        spans_only,
+        note="recorded windows",
+        windows=len(agreement),
+    )
 
 
 def check_corners(bundle: Bundle, entry: PlanEntry, windows: Sequence[Window], pad_id: int = 0) -> RungReport:
@@ -72,15 +75,15 @@ def check_corners(bundle: Bundle, entry: PlanEntry, windows: Sequence[Window], p
         for batch in corner_batches(windows, shapes, pad_id):
             tally.add(batch, plan.run(batch), reference.run(batch))
     told = ", ".join(f"{rows}x{length}" for rows, length in shapes)
-    report = RungReport(
-        name=f"{_name(entry)}, corners",
-        precision=entry.precision,
-        status="passed",
+    return judge(
+        f"{_name(entry)}, corners",
+        entry.precision,
+        tally.summary(),
+        SpanComparison(),
+        Tolerance(max_abs_logit=LARGEST_DIFFERENCE[entry.precision]),
         note=f"against ONNX FP32 at {told}",
         windows=sum(rows for rows, _ in shapes),
     )
-    limits = Tolerance(max_abs_logit=LARGEST_DIFFERENCE[entry.precision])
-    return judged(with_logits(report, tally.summary()), limits)
 
 
 def corner_batches(windows: Sequence[Window], shapes: Sequence[tuple[int, int]], pad_id: int = 0) -> Iterator[Batch]:

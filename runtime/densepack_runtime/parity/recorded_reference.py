@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.errors import BundleError, InputError
-from densepack_runtime.parity.climb import ParityRun, Rung, not_run
-from densepack_runtime.parity.judgement import compare_spans, default_tolerance, judged, with_logits
+from densepack_runtime.parity.climb import ParityRun, Rung, not_run, reference_report
+from densepack_runtime.parity.judgement import compare_spans, default_tolerance, judge
 from densepack_runtime.parity.report import ParityReport, RungReport
-from densepack_runtime.parity.tally import BestSpans, LogitTally, SpanTally
-from densepack_runtime.question_answering.squad import SquadDataset, score_predictions
+from densepack_runtime.parity.tally import BestSpans, LogitTally, QuestionTable, SpanTally
+from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.sessions.session import Batch, Logits, Window
 
 RECORDED_WINDOWS = 256
@@ -59,6 +59,7 @@ class ReferenceRecorder:
     def save(self, path: Path) -> None:
         """Write the .npz (no pickles inside)."""
         best = self.spans.by_question()
+        spans = best.spans
         logits = [self.logits[window.example, window.first_token] for window in self.chosen]
         np.savez_compressed(
             path,
@@ -67,21 +68,26 @@ class ReferenceRecorder:
             token_ids=np.concatenate([window.token_ids for window in self.chosen]).astype(np.int32),
             start_logits=np.concatenate([start for start, _ in logits]),
             end_logits=np.concatenate([end for _, end in logits]),
-            spans=np.stack([best.start, best.end], axis=1),
-            scores=best.score,
+            spans=np.stack([spans.start, spans.end], axis=1),
+            scores=spans.score,
+            null_scores=best.null_score,
             squad_sha256=np.array(self.dataset.sha256),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedReference:
-    """What `ReferenceRecorder` saved: windows with logits, and spans [questions, 2] with scores of one SQuAD file."""
+    """What `ReferenceRecorder` saved: windows with logits, and of one SQuAD file spans [questions, 2] with scores.
+
+    `null_scores` [questions] are those of no answer; None in a file that was recorded without them.
+    """
 
     windows: tuple[Window, ...]
     start_logits: tuple[NDArray[np.float32], ...]
     end_logits: tuple[NDArray[np.float32], ...]
     spans: NDArray[np.int64]
     scores: NDArray[np.float64]
+    null_scores: NDArray[np.float64] | None
     squad_sha256: str
 
     @classmethod
@@ -90,6 +96,7 @@ class RecordedReference:
         try:
             with np.load(path, allow_pickle=False) as data:
                 arrays = {name: data[name] for name in _ARRAYS}
+                null_scores = data.get("null_scores")
         except (OSError, ValueError, KeyError) as error:
             raise BundleError(f"{path} cannot be read ({error}): build the bundle again") from error
         cuts = np.cumsum(arrays["lengths"])[:-1]
@@ -110,6 +117,7 @@ class RecordedReference:
             end_logits=tuple(np.split(arrays["end_logits"], cuts)),
             spans=arrays["spans"],
             scores=arrays["scores"],
+            null_scores=null_scores,
             squad_sha256=str(arrays["squad_sha256"]),
         )
 
@@ -133,21 +141,25 @@ class RecordedReference:
                 f"{self.squad_sha256[:12]}…, this one has {len(dataset.questions)} and {dataset.sha256[:12]}…): pass "
                 "that file, or on a host with PyTorch the original checkpoint with --checkpoint"
             )
-        wanted = BestSpans(self.spans[:, 0], self.spans[:, 1], self.scores, self.scores)
-        score = score_predictions(dataset, wanted.texts(dataset))
-        base = RungReport(
-            name="PyTorch (recorded)",
-            precision="fp32",
-            status="reference",
-            questions=len(dataset.questions),
-            windows=len(self.windows),
-            exact_match=score.exact_match,
-            f1=score.f1,
-        )
-        reports = [self._judge(rung, run, wanted, base) for rung in rungs]
+        wanted = self._best_answers(run)
+        base = reference_report("PyTorch (recorded)", run, wanted, len(self.windows))
+        reports = [self._judged(rung, run, wanted, base) for rung in rungs]
         return ParityReport(run.squad_name, dataset.sha256, (base, *reports))
 
-    def _judge(self, rung: Rung, run: ParityRun, wanted: BestSpans, base: RungReport) -> RungReport:
+    def _best_answers(self, run: ParityRun) -> BestSpans:
+        """Spans, or no answer where the rules of the run decide for it."""
+        null_scores = self.null_scores
+        if null_scores is None:
+            if run.dataset.allows_no_answer:
+                raise InputError(
+                    "the recorded reference knows no null answers, which this SQuAD 2 file has: build the bundle "
+                    "again, or on a host with PyTorch pass the original checkpoint with --checkpoint"
+                )
+            null_scores = np.full(len(self.scores), np.inf)
+        spans = BestSpans(self.spans[:, 0], self.spans[:, 1], self.scores, self.scores)
+        return QuestionTable(spans, null_scores, null_scores).best_answers(run.rules)
+
+    def _judged(self, rung: Rung, run: ParityRun, wanted: BestSpans, base: RungReport) -> RungReport:
         if rung.session is None:
             return not_run(rung)
         begin = time.perf_counter()
@@ -158,15 +170,16 @@ class RecordedReference:
             logits = rung.session.run(batch)
             spans.add(batch, logits, logits)
             run.on_windows(len(batch.windows))
-        stats = tally.summary()
-        # What the reference gives another span is not recorded: the rung's own score stands in for it.
-        report = compare_spans(run.dataset, spans.by_question(), wanted, base, near_tie=2 * stats.max_abs_logit)
-        report = replace(
-            with_logits(report, stats),
-            name=rung.name,
-            precision=rung.precision,
+        difference = tally.summary()
+        # What the reference gives another answer is not recorded: the rung's own score stands in for it.
+        found = spans.by_question().best_answers(run.rules)
+        return judge(
+            rung.name,
+            rung.precision,
+            difference,
+            compare_spans(run.dataset, found, wanted, base, near_tie=2 * difference.max_abs_logit),
+            default_tolerance(rung.precision, base.questions),
             note=rung.note,
             windows=len(run.windows),
             seconds=time.perf_counter() - begin,
         )
-        return judged(report, default_tolerance(rung.precision, base.questions))

@@ -14,6 +14,9 @@ PARITY_KIND = "densepack parity"
 PARITY_SCHEMA = 1
 
 
+Status = Literal["reference", "passed", "failed", "closed", "not run"]
+
+
 @dataclass(frozen=True, slots=True)
 class QuestionDifference:
     """One question on which a rung is far from the reference."""
@@ -32,7 +35,7 @@ class RungReport:
 
     name: str
     precision: ComputePrecision
-    status: Literal["reference", "passed", "failed", "closed", "not run"]
+    status: Status
     note: str = ""
     questions: int = 0
     windows: int = 0

@@ -36,6 +36,7 @@ def parity_rows(report: ParityReport) -> list[tuple[str, ...]]:
     return rows
 
 
+NO_ANSWER = "(no answer)"
 WORST_COLUMNS = ("question", "rung", "reference", "rung's answer", "margin", "|Δ|")
 
 
@@ -45,8 +46,8 @@ def worst_rows(report: ParityReport) -> list[tuple[str, ...]]:
         (
             _shortened(question.question),
             rung.name,
-            _shortened(question.reference_answer),
-            _shortened(question.answer),
+            _shortened(question.reference_answer) or NO_ANSWER,
+            _shortened(question.answer) or NO_ANSWER,
             f"{question.margin:.3g}",
             f"{question.max_abs_logit:.2g}",
         )

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from densepack_runtime.question_answering.answers import SpanRules, best_spans
+from densepack_runtime.question_answering.answers import SpanRules, no_answer_wins, span_candidates
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.sessions.session import Batch, Logits, Window
 
 
 @dataclass(frozen=True, slots=True)
 class BestSpans:
-    """The best span of every question, as characters of its context. All arrays [questions].
+    """The best answer to every question, as characters of its context; 0 to 0 is no answer. All arrays [questions].
 
-    `reference_score` is what the reference gives that same span (the sum of its two logits).
+    `score` is the sum of its two logits, for no answer that at [CLS] less the null threshold; `reference_score` is what
+    the reference gives the same answer.
     """
 
     start: NDArray[np.int64]
@@ -34,31 +35,62 @@ class BestSpans:
 
 @dataclass
 class SpanTally:
-    """Collects the best span of every window and reduces to questions."""
+    """Collects the best span of every window and its null score, and reduces to questions.
+
+    A row a window: question, first token, characters, score and the reference's, null score and the reference's.
+    """
 
     rows: list[NDArray[np.float64]] = field(default_factory=list)
 
     def add(self, batch: Batch, logits: Logits, reference: Logits) -> None:
-        start, end, score = best_spans(batch, logits, SpanRules())  # token positions and score, [B] each
+        found = span_candidates(batch, logits, SpanRules())
+        start, end, score = found.start[:, 0], found.end[:, 0], found.score[:, 0]  # token positions and score, [B] each
         row = np.arange(len(start))
         reference_score = reference.start[row, start].astype(np.float64) + reference.end[row, end]
         places = [
             window_characters(window, int(s), int(e)) for window, s, e in zip(batch.windows, start, end, strict=True)
         ]
         keys = [(window.example, window.first_token) for window in batch.windows]
-        self.rows.append(np.column_stack([np.array(keys), np.array(places), score, reference_score]))
+        nulls = [_finite(part.start[:, 0] + part.end[:, 0]) for part in (logits, reference)]
+        self.rows.append(np.column_stack([np.array(keys), np.array(places), score, reference_score, *nulls]))
 
-    def by_question(self) -> BestSpans:
-        """The window with the highest score wins; of equal ones the first in the context."""
+    def by_question(self) -> QuestionTable:
+        """The window with the highest score wins; of equal ones the first in the context. Null scores: the smallest."""
         table = np.concatenate(self.rows)
         table = table[np.lexsort((table[:, 1], -table[:, 4], table[:, 0]))]
         _, first = np.unique(table[:, 0], return_index=True)
-        winners = table[first]
-        return BestSpans(
+        winners, nulls = table[first], np.minimum.reduceat(table[:, 6:8], first, axis=0)
+        spans = BestSpans(
             start=winners[:, 2].astype(np.int64),
             end=winners[:, 3].astype(np.int64),
             score=winners[:, 4],
             reference_score=winners[:, 5],
+        )
+        return QuestionTable(spans, nulls[:, 0], nulls[:, 1])
+
+
+def _finite(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Null scores with those that are not finite at infinity, as answers have them."""
+    return np.where(np.isfinite(values), values, np.inf).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionTable:
+    """The best span of every question, and its null scores [questions], ours and the reference's."""
+
+    spans: BestSpans
+    null_score: NDArray[np.float64]
+    reference_null_score: NDArray[np.float64]
+
+    def best_answers(self, rules: SpanRules) -> BestSpans:
+        """The best span of every question, or no answer where the rules decide for it."""
+        spans, threshold = self.spans, rules.null_threshold or 0.0
+        empty = no_answer_wins(self.null_score, spans.score, rules)
+        return BestSpans(
+            start=np.where(empty, 0, spans.start),
+            end=np.where(empty, 0, spans.end),
+            score=np.where(empty, self.null_score - threshold, spans.score),
+            reference_score=np.where(empty, self.reference_null_score - threshold, spans.reference_score),
         )
 
 

@@ -10,9 +10,9 @@ over all its windows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,59 @@ class SpanRules:
             raise InputError(
                 f"max_answer_tokens and n_best must be at least 1, got {self.max_answer_tokens} and {self.n_best}"
             )
+
+    def for_dataset(self, *, allows_no_answer: bool) -> SpanRules:
+        """These rules where every question has an answer; with a null threshold, 0 if they have none, for SQuAD 2."""
+        if not allows_no_answer or self.null_threshold is not None:
+            return self
+        return replace(self, null_threshold=0.0)
+
+    def for_best(self, count: int) -> SpanRules:
+        """These rules with room for `count` answers."""
+        return replace(self, n_best=max(self.n_best, count))
+
+    def ranker(self, contexts: Sequence[str], first: int, _: ContinuesWord) -> Ranker:
+        """What ranks the answers to questions about these contexts, of which `first` is the number of the first."""
+        return _SpanRanker(self, contexts, first)
+
+
+ContinuesWord = Callable[[NDArray[np.int32]], NDArray[np.bool_]]
+"""Which of these token ids continue the word of the token before them (`Windower.continues_word`)."""
+
+
+class Ranker(Protocol):
+    """Collects the logits of the windows of some questions, in any order, and ranks their answers."""
+
+    def add(self, batch: Batch, logits: Logits) -> None:
+        """Take the windows of a batch, each of one of the questions."""
+        ...
+
+    def answers(self, place: int) -> list[Answer]:
+        """The ranked answers to the question at this place, best first, once all its windows were added."""
+        ...
+
+
+class Rules(Protocol):
+    """How answers are chosen: `SpanRules`, or `PipelineRules` as the transformers pipeline did."""
+
+    def for_best(self, count: int) -> Self:
+        """These rules for `count` answers a question."""
+        ...
+
+    def ranker(self, contexts: Sequence[str], first: int, continues_word: ContinuesWord, /) -> Ranker:
+        """What ranks the answers to questions about these contexts, of which `first` is the number of the first."""
+        ...
+
+
+def no_answer_wins(
+    null_score: float | NDArray[np.float64], span_score: float | NDArray[np.float64], rules: SpanRules
+) -> NDArray[np.bool_]:
+    """Whether a question has no answer: the null score exceeds that of the best span by more than the threshold.
+
+    The one rule of answers and of parity, for one question or for arrays [questions].
+    """
+    threshold = np.inf if rules.null_threshold is None else rules.null_threshold
+    return np.asarray(null_score) - span_score > threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +243,23 @@ class QuestionSpans:
                 "overflows (densepack parity shows where)"
             )
         answers = _with_probabilities(entries)
-        return answers if rules.null_threshold is None else _null_first(answers, rules.null_threshold)
+        return answers if rules.null_threshold is None else _null_first(answers, rules)
+
+
+class _SpanRanker:
+    """Ranks by the SQuAD rule."""
+
+    def __init__(self, rules: SpanRules, contexts: Sequence[str], first: int) -> None:
+        self._rules, self._contexts, self._first = rules, contexts, first
+        self._questions = [QuestionSpans() for _ in contexts]
+
+    def add(self, batch: Batch, logits: Logits) -> None:
+        candidates = span_candidates(batch, logits, self._rules)
+        for row, window in enumerate(batch.windows):
+            self._questions[window.example - self._first].add(window, candidates, row)
+
+    def answers(self, place: int) -> list[Answer]:
+        return self._questions[place].ranked(self._contexts[place], self._rules)
 
 
 def _with_probabilities(entries: Sequence[tuple[str, int, int, float]]) -> list[Answer]:
@@ -204,11 +273,11 @@ def _with_probabilities(entries: Sequence[tuple[str, int, int, float]]) -> list[
     ]
 
 
-def _null_first(answers: Sequence[Answer], threshold: float) -> list[Answer]:
+def _null_first(answers: Sequence[Answer], rules: SpanRules) -> list[Answer]:
     """The list with the answer in front that the threshold decides for."""
     null = next(answer for answer in answers if not answer.text)
     spans = [answer for answer in answers if answer.text]
-    if spans and null.logit - spans[0].logit <= threshold:
+    if spans and not no_answer_wins(null.logit, spans[0].logit, rules):
         rest = sorted([null, *spans[1:]], key=lambda answer: -answer.logit)
         return [spans[0], *rest]
     return [null, *spans]

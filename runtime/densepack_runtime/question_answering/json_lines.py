@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from densepack_runtime.errors import InputError
-from densepack_runtime.host.console import tell
 from densepack_runtime.question_answering.question_answerer import Compat, QuestionAnswerer
 
 
 def open_lines(name: str) -> TextIO:
+    """A file of lines, or - for stdin. Raises InputError when it cannot be read."""
     if name == "-":
         return sys.stdin
     try:
@@ -53,7 +53,19 @@ def _parse_line(line: str) -> dict[str, Any] | InputError:
     return data
 
 
-def answer_lines(answerer: QuestionAnswerer, source: Iterable[str], *, strict: bool, compat: Compat | None) -> None:
+def answer_lines(
+    answerer: QuestionAnswerer,
+    source: Iterable[str],
+    out: TextIO,
+    tell: Callable[[str], None],
+    *,
+    strict: bool = False,
+    compat: Compat | None = None,
+) -> None:
+    """Answer every line of `source` with a line of `out`, in order; `tell` hears of bad lines and how many there were.
+
+    A bad line becomes an object with its `error`; with `strict` it raises InputError.
+    """
     reader = _LineReader(source)
     good = bad = 0
     for found in answerer.answer_many(reader, compat=compat, on_error="yield"):
@@ -68,5 +80,5 @@ def answer_lines(answerer: QuestionAnswerer, source: Iterable[str], *, strict: b
         else:
             good += 1
             body = found.as_dict()
-        sys.stdout.write(json.dumps({**head, **body}, ensure_ascii=False) + "\n")
+        out.write(json.dumps({**head, **body}, ensure_ascii=False) + "\n")
     tell(f"{good} answered, {bad} bad lines")

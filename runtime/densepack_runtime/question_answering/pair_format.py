@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +16,32 @@ from densepack_runtime.errors import InputError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-
 SPECIAL_TOKENS = 3  # [CLS] question [SEP] context [SEP]
 
 
+@dataclass(frozen=True, slots=True)
+class PairFormat:
+    """Ids of the special tokens, and by token id whether it continues the word before it, bool [V]."""
+
+    cls: int
+    sep: int
+    pad: int
+    continues_word: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> PairFormat:
+        """Read off an encoded empty pair. Raises InputError when the tokenizer is not one of BERT's."""
+        empty = tokenizer.encode("", "")
+        if len(empty.ids) != SPECIAL_TOKENS or empty.ids[1] != empty.ids[2] or empty.type_ids != [0, 0, 1]:
+            raise InputError(
+                f"the tokenizer is not one of BERT's: an empty pair gives ids {empty.ids} with types "
+                f"{empty.type_ids}, and [CLS] [SEP] [SEP] with types [0, 0, 1] is needed"
+            )
+        return cls(empty.ids[0], empty.ids[1], tokenizer.token_to_id("[PAD]") or 0, _continuations(tokenizer))
+
+
 def load_tokenizer(tokenizer_json: str) -> Tokenizer:
+    """The tokenizer without its own truncation and padding. Raises InputError when it cannot be read."""
     from tokenizers import Tokenizer
 
     try:
@@ -31,18 +53,7 @@ def load_tokenizer(tokenizer_json: str) -> Tokenizer:
     return tokenizer
 
 
-def special_ids(tokenizer: Tokenizer) -> tuple[int, int]:
-    """Ids of [CLS] and [SEP], read off an encoded empty pair."""
-    empty = tokenizer.encode("", "")
-    if len(empty.ids) != SPECIAL_TOKENS or empty.ids[1] != empty.ids[2] or empty.type_ids != [0, 0, 1]:
-        raise InputError(
-            f"the tokenizer is not one of BERT's: an empty pair gives ids {empty.ids} with types {empty.type_ids}, and "
-            "[CLS] [SEP] [SEP] with types [0, 0, 1] is needed"
-        )
-    return empty.ids[0], empty.ids[1]
-
-
-def continuation_table(tokenizer: Tokenizer) -> NDArray[np.bool_]:
+def _continuations(tokenizer: Tokenizer) -> NDArray[np.bool_]:
     vocabulary = tokenizer.get_vocab()
     table = np.zeros(max(vocabulary.values()) + 1, dtype=np.bool_)
     table[[identity for token, identity in vocabulary.items() if token.startswith("##") and len(token) > 2]] = True

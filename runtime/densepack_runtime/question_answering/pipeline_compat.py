@@ -13,15 +13,15 @@ Spans of probability zero are left out; the pipeline filled up short lists with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.errors import BackendError, InputError
-from densepack_runtime.question_answering.answers import Answer
-from densepack_runtime.sessions.session import Window
+from densepack_runtime.question_answering.answers import Answer, ContinuesWord, Ranker
+from densepack_runtime.sessions.session import Batch, Logits, Window
 
 WindowLogits = tuple[NDArray[np.float32], NDArray[np.float32]]
 
@@ -39,12 +39,40 @@ class PipelineRules:
         if self.top_k < 1 or self.max_answer_len < 1:
             raise InputError(f"top_k and max_answer_len must be at least 1, got {self.top_k}, {self.max_answer_len}")
 
+    def for_best(self, count: int) -> PipelineRules:
+        """These rules for `count` answers."""
+        return replace(self, top_k=count)
+
+    def ranker(self, contexts: Sequence[str], first: int, continues_word: ContinuesWord) -> Ranker:
+        """What ranks the answers to questions about these contexts, of which `first` is the number of the first."""
+        return _PipelineRanker(self, contexts, first, continues_word)
+
+
+class _PipelineRanker:
+    """Ranks as the pipeline did."""
+
+    def __init__(
+        self, rules: PipelineRules, contexts: Sequence[str], first: int, continues_word: ContinuesWord
+    ) -> None:
+        self._rules, self._contexts, self._first, self._continues_word = rules, contexts, first, continues_word
+        self._seen: list[list[tuple[Window, WindowLogits]]] = [[] for _ in contexts]
+
+    def add(self, batch: Batch, logits: Logits) -> None:
+        for row, window in enumerate(batch.windows):
+            pair = (logits.start[row, : window.length], logits.end[row, : window.length])
+            self._seen[window.example - self._first].append((window, pair))
+
+    def answers(self, place: int) -> list[Answer]:
+        windows, logits = zip(*self._seen[place], strict=True)
+        self._seen[place] = []  # the logits of a whole batch are behind each of them
+        return pipeline_answers(self._contexts[place], windows, logits, self._continues_word, self._rules)
+
 
 def pipeline_answers(
     context: str,
     windows: Sequence[Window],
     logits: Sequence[WindowLogits],
-    continues_word: Callable[[NDArray[np.int32]], NDArray[np.bool_]],
+    continues_word: ContinuesWord,
     rules: PipelineRules | None = None,
 ) -> list[Answer]:
     """The `top_k` answers to one question, best first.
@@ -97,9 +125,7 @@ def _best_spans(
     return [(one, other, score) for one, other, score in spans if score > 0]
 
 
-def _characters(
-    window: Window, continues_word: Callable[[NDArray[np.int32]], NDArray[np.bool_]], align_to_words: bool
-) -> NDArray[np.int32]:
+def _characters(window: Window, continues_word: ContinuesWord, align_to_words: bool) -> NDArray[np.int32]:
     """Where an answer begins and ends in the context when its first or last token is this one, [n, 2]."""
     if not align_to_words:
         return window.offsets

@@ -1,12 +1,25 @@
-"""Questions that are answered together: the stream in pools of bounded size."""
+"""A stream of questions in pools of bounded size: tokenised, run and ranked, each step for whoever needs it.
+
+    for pool in pools_of(pairs, windower):
+        for answers in ranked(pool, run_pool(pool, session), SpanRules(), windower): ...     # in input order
+
+`answer_stream` does all three at once: a thread runs the model while this one tokenises and ranks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 
 from densepack_runtime.errors import InputError
-from densepack_runtime.sessions.session import Window
+from densepack_runtime.question_answering.ahead import Ahead
+from densepack_runtime.question_answering.answers import Answer, Rules
+from densepack_runtime.question_answering.windows import Windower
+from densepack_runtime.sessions.batching import Batching, length_sorted_batches
+from densepack_runtime.sessions.session import Batch, Logits, Session, Window
 
 Pair = tuple[str, str]
 # Questions that are sorted by length and run together, and the windows that end a pool early when contexts are long:
@@ -41,3 +54,75 @@ class Pool:
         for result in self.results:
             if not isinstance(result, InputError):
                 yield from result
+
+
+def pools_of(
+    pairs: Iterable[Pair | InputError], windower: Windower, *, truncate_question: bool = False
+) -> Iterator[Pool]:
+    """The questions with their windows, in input order. A pair that cannot be used is an InputError in its place."""
+    read: deque[Pair | InputError] = deque()  # what the windower has taken and not given back yet
+
+    def remembered() -> Iterator[Pair | InputError]:
+        for pair in pairs:
+            read.append(pair)
+            yield pair
+
+    pool = Pool(first=0)
+    for result in windower.windows_or_errors(remembered(), truncate_question=truncate_question):
+        pool.add(read.popleft(), result)
+        if pool.is_full:
+            yield pool
+            pool = Pool(first=pool.first + len(pool.results))
+    if pool.results:
+        yield pool
+
+
+def run_pool(
+    pool: Pool, session: Session, batching: Batching | None = None, pad_id: int = 0
+) -> Iterator[tuple[Batch, Logits]]:
+    """All windows of a pool in batches of similar length, with their logits."""
+    batching = batching or Batching()
+    under_way: deque[Batch] = deque()
+
+    def batches() -> Iterator[Batch]:
+        for batch in length_sorted_batches(
+            pool.windows(),
+            pad_id=pad_id,
+            token_budget=batching.token_budget,
+            length_multiple=batching.length_multiple,
+            pool_windows=max(1, pool.window_count),
+        ):
+            under_way.append(batch)
+            yield batch
+
+    for logits in session.run_many(batches()):
+        yield under_way.popleft(), logits
+
+
+def ranked(
+    pool: Pool, computed: Iterator[tuple[Batch, Logits]], rules: Rules, windower: Windower
+) -> Iterator[list[Answer] | InputError]:
+    """The answers to every question of a pool, best first, or what is wrong with it; in input order."""
+    ranker = rules.ranker(pool.contexts, pool.first, windower.continues_word)
+    for batch, logits in computed:
+        ranker.add(batch, logits)
+    for place, result in enumerate(pool.results):
+        yield result if isinstance(result, InputError) else ranker.answers(place)
+
+
+def answer_stream(
+    pools: Iterable[Pool], run: Callable[[Pool], Iterator[tuple[Batch, Logits]]], rules: Rules, windower: Windower
+) -> Iterator[list[Answer] | InputError]:
+    """`ranked` for one pool after another. A thread calls `run`; this one makes the next pool and ranks meanwhile."""
+    under_way: deque[tuple[Pool, Ahead[tuple[Batch, Logits]]]] = deque()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="densepack-model") as worker:
+        try:
+            for pool in chain(pools, [None]):
+                if pool is not None:
+                    under_way.append((pool, Ahead(worker, run(pool))))
+                if len(under_way) > 1 or (under_way and pool is None):
+                    yield from ranked(*under_way[0], rules, windower)
+                    under_way.popleft()
+        finally:  # an error, or nobody wants the rest
+            for _, computed in under_way:
+                computed.close()

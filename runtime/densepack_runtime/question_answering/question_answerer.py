@@ -8,27 +8,20 @@ with QuestionAnswerer.open("bundle/") as qa:
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, overload
 
-import numpy as np
-from numpy.typing import NDArray
-
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import progress_bar
-from densepack_runtime.question_answering.ahead import Ahead
-from densepack_runtime.question_answering.answers import Answer, QuestionSpans, SpanRules, null_odds, span_candidates
-from densepack_runtime.question_answering.pipeline_compat import PipelineRules, pipeline_answers
-from densepack_runtime.question_answering.pools import Pair, Pool
+from densepack_runtime.question_answering.answers import Answer, Rules, SpanRules, null_odds
+from densepack_runtime.question_answering.pipeline_compat import PipelineRules
+from densepack_runtime.question_answering.pools import Pair, Pool, answer_stream, pools_of, ranked, run_pool
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
-from densepack_runtime.sessions.batching import Batching, length_sorted_batches
+from densepack_runtime.sessions.batching import Batching
 from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, Session
 
@@ -129,13 +122,9 @@ class QuestionAnswerer:
         """
         if count < 1:
             raise InputError(f"count must be at least 1, it is {count}")
-        rules = self._rules(compat)
-        if isinstance(rules, SpanRules):
-            rules = replace(rules, n_best=max(rules.n_best, count))
-        else:
-            rules = replace(rules, top_k=count)
+        rules = self._rules(compat).for_best(count)
         [pool] = self._pools([(question, context)])
-        [answers] = self._ranked(pool, self._run(pool), rules)
+        [answers] = ranked(pool, self._run(pool), rules, self.windower)
         if isinstance(answers, InputError):
             raise answers
         return answers[:count]
@@ -189,9 +178,7 @@ class QuestionAnswerer:
 
         For SQuAD 2 the null threshold of `rules` counts, 0 where they have none.
         """
-        rules = self.rules
-        if dataset.allows_no_answer and rules.null_threshold is None:
-            rules = replace(rules, null_threshold=0.0)
+        rules = self.rules.for_dataset(allows_no_answer=dataset.allows_no_answer)
         pairs = [(question.question, question.context) for question in dataset.questions]
         predictions = SquadPredictions({}, {})
         found = self._with_progress(self._stream(pairs, rules), pairs, progress)
@@ -203,7 +190,7 @@ class QuestionAnswerer:
                 predictions.null_odds[question.id] = null_odds(answers)
         return predictions
 
-    def _rules(self, compat: Compat | None) -> SpanRules | PipelineRules:
+    def _rules(self, compat: Compat | None) -> Rules:
         if compat not in (None, "transformers"):
             raise InputError(f"unknown compat mode {compat!r}; known: transformers")
         return self.rules if compat is None else self.pipeline_rules
@@ -220,91 +207,11 @@ class QuestionAnswerer:
                 yield answers
                 advance(1)
 
-    def _stream(
-        self, pairs: Iterable[Pair | InputError], rules: SpanRules | PipelineRules
-    ) -> Iterator[list[Answer] | InputError]:
-        """The ranked answers to each pair, or the InputError that it gave.
-
-        A thread runs the model; this one tokenises the next pool and ranks the answers of the last batch meanwhile.
-        """
-        under_way: deque[tuple[Pool, Ahead[tuple[Batch, Logits]]]] = deque()
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="densepack-model") as worker:
-            try:
-                for pool in chain(self._pools(pairs), [None]):
-                    if pool is not None:
-                        under_way.append((pool, Ahead(worker, self._run(pool))))
-                    if len(under_way) > 1 or (under_way and pool is None):
-                        yield from self._ranked(*under_way[0], rules)
-                        under_way.popleft()
-            finally:  # an error, or nobody wants the rest
-                for _, computed in under_way:
-                    computed.close()
-
-    def _ranked(
-        self, pool: Pool, computed: Iterator[tuple[Batch, Logits]], rules: SpanRules | PipelineRules
-    ) -> Iterator[list[Answer] | InputError]:
-        if isinstance(rules, SpanRules):
-            return self._span_answers(pool, computed, rules)
-        return self._pipeline_answers(pool, computed, rules)
+    def _stream(self, pairs: Iterable[Pair | InputError], rules: Rules) -> Iterator[list[Answer] | InputError]:
+        return answer_stream(self._pools(pairs), self._run, rules, self.windower)
 
     def _pools(self, pairs: Iterable[Pair | InputError]) -> Iterator[Pool]:
-        """The questions with their windows, in input order, in pools of bounded size."""
-        read: deque[Pair | InputError] = deque()  # what the windower has taken and not given back yet
-
-        def remembered() -> Iterator[Pair | InputError]:
-            for pair in pairs:
-                read.append(pair)
-                yield pair
-
-        pool = Pool(first=0)
-        for result in self.windower.windows_or_errors(remembered(), truncate_question=self.truncate_question):
-            pool.add(read.popleft(), result)
-            if pool.is_full:
-                yield pool
-                pool = Pool(first=pool.first + len(pool.results))
-        if pool.results:
-            yield pool
+        return pools_of(pairs, self.windower, truncate_question=self.truncate_question)
 
     def _run(self, pool: Pool) -> Iterator[tuple[Batch, Logits]]:
-        """All windows of a pool in batches of similar length, with their logits."""
-        under_way: deque[Batch] = deque()
-
-        def batches() -> Iterator[Batch]:
-            for batch in length_sorted_batches(
-                pool.windows(),
-                pad_id=self.windower.pad_id,
-                token_budget=self.batching.token_budget,
-                length_multiple=self.batching.length_multiple,
-                pool_windows=max(1, pool.window_count),
-            ):
-                under_way.append(batch)
-                yield batch
-
-        for logits in self.session.run_many(batches()):
-            yield under_way.popleft(), logits
-
-    def _span_answers(
-        self, pool: Pool, computed: Iterator[tuple[Batch, Logits]], rules: SpanRules
-    ) -> Iterator[list[Answer] | InputError]:
-        questions = [QuestionSpans() for _ in pool.results]
-        for batch, logits in computed:
-            candidates = span_candidates(batch, logits, rules)
-            for row, window in enumerate(batch.windows):
-                questions[window.example - pool.first].add(window, candidates, row)
-        for question, context, result in zip(questions, pool.contexts, pool.results, strict=True):
-            yield result if isinstance(result, InputError) else question.ranked(context, rules)
-
-    def _pipeline_answers(
-        self, pool: Pool, computed: Iterator[tuple[Batch, Logits]], rules: PipelineRules
-    ) -> Iterator[list[Answer] | InputError]:
-        logits_of: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
-        for batch, logits in computed:
-            for row, window in enumerate(batch.windows):
-                key = (window.example, window.first_token)
-                logits_of[key] = (logits.start[row, : window.length], logits.end[row, : window.length])
-        for context, result in zip(pool.contexts, pool.results, strict=True):
-            if isinstance(result, InputError):
-                yield result
-                continue
-            of_windows = [logits_of.pop((window.example, window.first_token)) for window in result]
-            yield pipeline_answers(context, result, of_windows, self.windower.continues_word, rules)
+        return run_pool(pool, self.session, self.batching, self.windower.pad_id)

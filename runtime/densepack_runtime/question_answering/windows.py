@@ -19,12 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.errors import InputError
-from densepack_runtime.question_answering.pair_format import (
-    SPECIAL_TOKENS,
-    continuation_table,
-    load_tokenizer,
-    special_ids,
-)
+from densepack_runtime.question_answering.pair_format import SPECIAL_TOKENS, PairFormat, load_tokenizer
 from densepack_runtime.sessions.session import Window
 
 if TYPE_CHECKING:
@@ -72,10 +67,11 @@ class Windower:
         self.max_length = max_length
         self.doc_stride = doc_stride
         self._tokenizer = load_tokenizer(tokenizer_json)
-        self._cls, self._sep = special_ids(self._tokenizer)
-        self._continues_word = continuation_table(self._tokenizer)
-        pad_id = self._tokenizer.token_to_id("[PAD]")
-        self.pad_id: int = 0 if pad_id is None else pad_id
+        self._format = PairFormat.of(self._tokenizer)
+
+    @property
+    def pad_id(self) -> int:
+        return self._format.pad
 
     @classmethod
     def from_file(cls, path: str | Path, *, max_length: int = MAX_LENGTH, doc_stride: int = DOC_STRIDE) -> Self:
@@ -129,7 +125,7 @@ class Windower:
 
     def continues_word(self, token_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which of these tokens continue the word of the token before them (WordPiece writes them with ##)."""
-        return self._continues_word[token_ids]
+        return self._format.continues_word[token_ids]
 
     def _tokenise(self, texts: set[str]) -> dict[str, _Tokens | None]:
         """Tokens of each text once; None for a text that is not valid Unicode."""
@@ -163,13 +159,14 @@ class Windower:
                 )
             advance = min(ADVANCE_AFTER_CUT, (free - self.doc_stride) // 2)
             ids = ids[: free - min(total, self.doc_stride + advance)]
-        head = np.concatenate([[self._cls], ids, [self._sep]]).astype(np.int32)
+        cls, sep = [self._format.cls], [self._format.sep]
+        head = np.concatenate([cls, ids, sep]).astype(np.int32)
         room = free - len(ids)
         starts = [0] if total <= room else range(0, total - self.doc_stride, room - self.doc_stride)
         return [
             Window(
                 example=example,
-                token_ids=np.concatenate([head, context.ids[start : start + room], [self._sep]]).astype(np.int32),
+                token_ids=np.concatenate([head, context.ids[start : start + room], sep]).astype(np.int32),
                 context_start=len(head),
                 offsets=context.offsets[start : start + room],
                 first_token=start,

@@ -12,16 +12,20 @@ import pytest
 
 from densepack_runtime.errors import BundleError, InputError
 from densepack_runtime.parity.climb import ParityRun, Rung, climb
-from densepack_runtime.parity.judgement import default_tolerance, judged
+from densepack_runtime.parity.judgement import SpanComparison, default_tolerance, judge
 from densepack_runtime.parity.recorded_reference import RecordedReference, ReferenceRecorder, stratified_windows
 from densepack_runtime.parity.report import ParityReport, RungReport, parity_entry
 from densepack_runtime.parity.tables import PARITY_COLUMNS, WORST_COLUMNS, parity_rows, worst_rows
+from densepack_runtime.parity.tally import LogitDifference
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.question_answering.squad import read_squad, sample_squad_path, score_predictions
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.session import Batch, Logits, Precision, SessionBase
 
 Change = Callable[[Batch, Logits], Logits]
+
+
+NO_DIFFERENCE = LogitDifference(0.0, 0.0, 0.0)
 
 
 class TokenSession(SessionBase):
@@ -163,14 +167,12 @@ def test_one_changed_answer_passes_whatever_its_share_rounds_to(questions: int) 
     """88 of 89 in floating point is less than 100 - 100 / 89."""
     share = 1 - np.eye(1, questions).mean()
     drop = 100 - 100 * share
-    one = RungReport(
-        "one", "fp16", "passed", questions=questions, span_agreement=100 * share, f1_drop=drop, exact_match_drop=drop
-    )
+    one = SpanComparison(questions, share * 100, f1_drop=drop, exact_match_drop=drop)
     limits = default_tolerance("fp16", questions)
-    assert judged(one, limits).failures == ()
+    assert judge("one", "fp16", NO_DIFFERENCE, one, limits).failures == ()
     if questions < 200:
         two = replace(one, span_agreement=100 - 2 * drop, f1_drop=2 * drop)
-        assert len(judged(two, limits).failures) == 2 if questions < 199 else 1
+        assert len(judge("two", "fp16", NO_DIFFERENCE, two, limits).failures) == 2 if questions < 199 else 1
 
 
 def test_nothing_to_compare_is_an_error(run: ParityRun) -> None:
@@ -230,6 +232,94 @@ def test_a_damaged_recording_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "reference.npz").write_bytes(b"not a zip")
     with pytest.raises(BundleError, match="cannot be read"):
         RecordedReference.load(tmp_path / "reference.npz")
+
+
+# --- SQuAD 2 --------------------------------------------------------------------------------------------------------
+
+
+def null_at(score: float) -> Change:
+    """Every window gives no answer this score."""
+
+    def change(_: Batch, logits: Logits) -> Logits:
+        start, end = logits.start.copy(), logits.end.copy()
+        start[:, 0] = end[:, 0] = score / 2
+        return Logits(start, end)
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def windower(default_tokenizer_json: str) -> Windower:
+    """Short windows: a question has several, and the smallest of their null scores counts."""
+    return Windower(default_tokenizer_json, max_length=96, doc_stride=32)
+
+
+@pytest.fixture(scope="module")
+def second(windower: Windower) -> ParityRun:
+    """Every third question is impossible."""
+    sample = read_squad(sample_squad_path(), limit=60)
+    questions = tuple(
+        replace(question, answers=(), answer_starts=(), is_impossible=True) if place % 3 == 0 else question
+        for place, question in enumerate(sample.questions)
+    )
+    return ParityRun.of(windower, replace(sample, version="v2.0", questions=questions), "v2")
+
+
+# The middle of what the best spans of these questions score.
+MIDDLE = 9.9975
+
+
+@pytest.mark.parametrize("null_score", [-20.0, MIDDLE, 20.0])
+def test_null_answers_count_as_they_do_for_the_question_answerer(
+    second: ParityRun, windower: Windower, tmp_path: Path, null_score: float
+) -> None:
+    session = TokenSession(null_at(null_score))
+    predictions = QuestionAnswerer(session, windower).predict(second.dataset)
+    empty = sum(not text for text in predictions.values())
+    assert empty == {-20.0: 0, 20.0: 60}.get(null_score, empty)
+    assert null_score != MIDDLE or 10 < empty < 50
+    expected = score_predictions(second.dataset, predictions)
+    recorder = ReferenceRecorder(second.windows, second.dataset)
+    climbed = climb(second, [Rung("reference", session), Rung("same", session)], on_reference=recorder)
+    recorder.save(tmp_path / "reference.npz")
+    recording = RecordedReference.load(tmp_path / "reference.npz").compare(second, [Rung("same", session)])
+    for report in (climbed, recording):
+        assert report.passed
+        for rung in report.rungs:
+            assert (rung.exact_match, rung.f1) == (expected.exact_match, expected.f1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("wrong", [-20.0, 20.0])
+def test_a_rung_that_never_or_always_finds_no_answer_closes_the_gate(
+    second: ParityRun, tmp_path: Path, wrong: float, precision: Precision
+) -> None:
+    reference, rung = TokenSession(null_at(MIDDLE)), Rung("rung", TokenSession(null_at(wrong)), precision)
+    recorder = ReferenceRecorder(second.windows, second.dataset)
+    climbed = climb(second, [Rung("reference", reference), rung], on_reference=recorder)
+    recorder.save(tmp_path / "reference.npz")
+    recording = RecordedReference.load(tmp_path / "reference.npz").compare(second, [rung])
+    for report in (climbed, recording):
+        assert report.rungs[1].status == "failed"
+        assert 10 < report.rungs[1].differing_spans < 50
+    assert "(no answer)" in str(worst_rows(climbed))
+
+
+def test_a_recording_without_null_answers_is_refused_for_squad_2_only(
+    second: ParityRun, recorded: Path, run: ParityRun, tmp_path: Path
+) -> None:
+    """As bundles of earlier versions have it."""
+    recorder = ReferenceRecorder(second.windows, second.dataset)
+    climb(second, [Rung("reference", TokenSession())], on_reference=recorder)
+    recorder.save(tmp_path / "second.npz")
+    old = []
+    for path in (tmp_path / "second.npz", recorded):
+        with np.load(path) as data:
+            np.savez(tmp_path / "old.npz", **{name: data[name] for name in data if name != "null_scores"})
+        old.append(RecordedReference.load(tmp_path / "old.npz"))
+    with pytest.raises(InputError, match=r"knows no null answers, .*: build the bundle again"):
+        old[0].compare(second, [Rung("rung", TokenSession())])
+    assert old[1].compare(run, [Rung("rung", TokenSession())]).passed
 
 
 def test_a_report_survives_its_json(run: ParityRun) -> None:

@@ -30,6 +30,7 @@ from densepack_runtime.question_answering.squad import (
 )
 from densepack_runtime.question_answering.windows import PAIRS_AT_ONCE, Windower
 from densepack_runtime.sessions.batching import FEW_LENGTHS, GPU_TOKEN_BUDGET, Batching, pad_windows
+from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, SessionBase
 
 
@@ -451,8 +452,14 @@ def test_opening_a_bundle(
     def choose(bundle: Any, backend: str, precision: ComputePrecision) -> Choice:
         return Choice(backend, precision, "asked for")
 
-    def open_choice(bundle: Any, choice: Choice, **options: Any) -> FakeSession:
-        asked.update(options, bundle=bundle, backend=choice.backend, precision=choice.precision)
+    def open_choice(bundle: Any, choice: Choice, options: SessionOptions) -> FakeSession:
+        asked.update(
+            threads=options.threads,
+            cuda_graphs=options.cuda_graphs,
+            bundle=bundle,
+            backend=choice.backend,
+            precision=choice.precision,
+        )
         return FakeSession()
 
     monkeypatch.setattr(bundle_module.Bundle, "open", lambda folder: opened)
