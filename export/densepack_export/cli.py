@@ -1,7 +1,7 @@
 """The command `densepack`: the production commands of the runtime, and those that need PyTorch.
 
-At start this imports only densepack_runtime; every heavy command loads what it needs when it is called, so the same
-command works on a production host.
+At start this imports densepack_runtime and the options of training, nothing heavy; every heavy command loads what it
+needs when it is called, so the same command works on a production host.
 """
 
 from __future__ import annotations

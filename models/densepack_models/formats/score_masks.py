@@ -10,16 +10,12 @@ pruning wants it (Sanh et al. 2020, arXiv 2005.07683). Whatever the threshold, a
 from __future__ import annotations
 
 import math
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Method = Literal["sigmoid", "topk", "threshold", "magnitude", "l0"]
-METHODS = get_args(Method)
-# Methods whose threshold is the share of blocks that is kept.
-RANKED: tuple[Method, ...] = ("topk", "magnitude")
-LEAST_SHARE = 0.005
+from densepack_models.formats.score_methods import LEAST_SHARE, RANKED, Method
+
 # Hard concrete distribution (Louizos et al. 2018, arXiv 1712.01312, section 2.2): ends and temperature.
 L0_LEFT, L0_RIGHT, L0_TEMPERATURE = -0.1, 1.1, 2 / 3
 

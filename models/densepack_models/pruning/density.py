@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from densepack_models.formats.score_masks import RANKED, least_survivors
+from densepack_models.formats.score_masks import least_survivors
+from densepack_models.formats.score_methods import RANKED
 from densepack_models.pruning.masked import ScoreGrid
 from densepack_models.pruning.schedule import Schedule
 from densepack_models.pruning.student import Student

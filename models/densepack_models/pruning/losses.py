@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from densepack_models.formats.score_masks import Method, keep_likelihood
+from densepack_models.formats.score_masks import keep_likelihood
+from densepack_models.formats.score_methods import Method
+from densepack_models.pruning.options import TEMPERATURE
 
-TEMPERATURE = 2.0
-DISTILLATION_WEIGHT = 0.9
 # exp of it is zero, and unlike -inf it keeps 0 · log(0) finite.
 _PADDING_LOGIT = -1e4
 

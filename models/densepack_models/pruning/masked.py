@@ -23,13 +23,8 @@ from torch.nn.utils import parametrize
 from transformers import BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertLayer
 
-from densepack_models.formats.score_masks import (
-    LEAST_SHARE,
-    Method,
-    block_magnitudes,
-    grid_mask,
-    masked_matrix,
-)
+from densepack_models.formats.score_masks import block_magnitudes, grid_mask, masked_matrix
+from densepack_models.formats.score_methods import LEAST_SHARE, Method
 from densepack_runtime.errors import InputError
 from densepack_runtime.structure import Structure
 

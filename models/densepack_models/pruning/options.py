@@ -2,23 +2,26 @@
 
 pruning = PRESETS["struct"]
 training = TrainingOptions(epochs=1, precision="bf16")
+
+The options of `densepack prune`, `fill` and `finetune` are made from these fields, so nothing here needs torch.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal
 
-from densepack_models.formats.score_masks import LEAST_SHARE, METHODS, RANKED, Method
-from densepack_models.pruning.losses import DISTILLATION_WEIGHT, TEMPERATURE
-from densepack_models.pruning.masked import MaskSettings
+from densepack_models.formats.score_methods import LEAST_SHARE, RANKED, Method
+from densepack_models.pruning.option_fields import faults_of, option, refuse
 from densepack_models.pruning.schedule import Schedule, default_warmup
-from densepack_models.pruning.training_data import BadAnswers
 from densepack_runtime.errors import InputError
 
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda"]
+BadAnswers = Literal["drop", "refuse"]
 Start = Literal["zero", "fisher"]
 Preset = Literal["hybrid", "struct", "magnitude"]
+TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,52 +31,44 @@ class TrainingOptions:
     `warmup_steps` None takes the published proportion, 4.9 % of the run.
     """
 
-    epochs: float = 20.0
-    max_steps: int | None = None
-    token_budget: int = 6144
-    max_length: int = 384
-    doc_stride: int = 128
-    bad_answers: BadAnswers = "drop"
-    learning_rate: float = 3e-5
-    weight_decay: float = 0.0
-    warmup_steps: int | None = None
+    epochs: float = option(20.0, "Passes over the data; fractions are allowed.", above=0)
+    max_steps: int | None = option(None, "Optimiser steps, instead of --epochs.", least=1)
+    token_budget: int = option(6144, "Padded tokens in a batch at most.", least=16)
+    max_length: int = option(384, "Tokens in a window at most.", least=16)
+    doc_stride: int = option(128, "Tokens that neighbouring windows share.", least=0)
+    bad_answers: BadAnswers = option(
+        "drop", "Questions whose answer is not where the data says: leave them out and list them, or stop."
+    )
+    learning_rate: float = option(3e-5, "Highest learning rate of the weights (AdamW).")
+    weight_decay: float = option(0.0, "Weight decay of the matrices.")
+    warmup_steps: int | None = option(None, "Steps of learning rate warm-up; by default 4.9 % of the run.", least=0)
     max_gradient_norm: float = 1.0
-    distillation_weight: float = DISTILLATION_WEIGHT
-    temperature: float = TEMPERATURE
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    accumulation: int = 1
-    precision: TrainingPrecision = "fp32"
-    device: str = "auto"
-    seed: int = 0
-    save_every: int = 200
-    log_every: int = 10
-    eval_every: int = 0
+    distillation_weight: float = option(0.9, "Share of distillation in the loss, 0 to 1.", least=0, most=1)
+    temperature: float = option(TEMPERATURE, above=0)
+    dropout: float = option(0.1, "Of hidden states, 0 to 1.", least=0, most=1)
+    attention_dropout: float = option(0.1, "Of attention weights, 0 to 1 (0 is much faster on a CPU).", least=0, most=1)
+    accumulation: int = option(1, "Batches whose gradients make one step.", least=1)
+    precision: TrainingPrecision = option("fp32", "Of matrix products (autocast); fp16 needs a GPU.")
+    device: Device = option("auto", "Several GPUs: start the command with torchrun.")
+    seed: int = option(0, "Of order, dropout and noise.", least=0)
+    save_every: int = option(200, "Steps between two checkpoints.", least=1, told=False)
+    log_every: int = option(10, "Steps between two rows of the log.", least=1, told=False)
+    eval_every: int = option(0, "Steps between two evaluations; 0: at the end only.", least=0)
 
     def __post_init__(self) -> None:
-        counts = {
-            "max_steps": 1 if self.max_steps is None else self.max_steps,
-            "accumulation": self.accumulation,
-            "save_every": self.save_every,
-            "log_every": self.log_every,
-        }
-        faults = [f"{name} is {value}, at least 1 is needed" for name, value in counts.items() if value < 1]
-        if self.epochs <= 0:
-            faults.append(f"epochs is {self.epochs:g}, more than 0 is needed")
-        shares = ("distillation_weight", "dropout", "attention_dropout")
-        faults += [
-            f"{name} is {getattr(self, name):g}, 0 to 1 is needed"
-            for name in shares
-            if not 0 <= getattr(self, name) <= 1
-        ]
-        if self.temperature <= 0:
-            faults.append(f"temperature is {self.temperature:g}, more than 0 is needed")
-        if faults:
-            raise InputError("; ".join(faults))
+        refuse(faults_of(self))
 
     def warmup(self, total: int) -> int:
         """Steps over which the learning rate grows."""
         return default_warmup(total) if self.warmup_steps is None else self.warmup_steps
+
+
+def block_from_text(text: str) -> tuple[int, int] | None:
+    """(32, 32) for "32x32", None for "head". Raises InputError for anything else."""
+    parts = text.split("x")
+    if text != "head" and (len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts)):
+        raise InputError(f"an attention block is ROWSxCOLUMNS, like 32x32, or `head`; got {text!r}")
+    return None if text == "head" else (int(parts[0]), int(parts[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,27 +79,29 @@ class PruningOptions:
     "fisher" starts the scores from a one-shot ranking made on `fisher_batches` batches.
     """
 
-    method: Method = "sigmoid"
-    attention_block: tuple[int, int] | None = (32, 32)
-    first_threshold: float = 0.0
-    last_threshold: float = 0.1
-    initial_warmups: float = 1.0
-    final_warmups: float = 10.0
-    regularisation: float = 20.0
-    attention_coefficient: float = 1.0
-    dense_coefficient: float = 0.25
+    method: Method = option("sigmoid", "sigmoid, topk, threshold, magnitude or l0, instead of the preset's.", parse=str)
+    attention_block: tuple[int, int] | None = option(
+        (32, 32), "Like 32x32 or 64x64, or `head`.", metavar="ROWSxCOLUMNS", parse=block_from_text
+    )
+    target_density: float | None = option(None, "Share of the linear weights to keep, 0 to 1: λ is steered to it.")
+    regularisation: float = option(20.0, "Final weight of the regulariser; 20.", flag="--lambda", by_preset=True)
+    attention_coefficient: float = option(1.0, "Of attention in the regulariser; 1.", by_preset=True)
+    dense_coefficient: float = option(
+        0.25, "Of the FFN in the regulariser; 0.25. Lower trades heads for units.", by_preset=True
+    )
+    first_threshold: float = option(0.0, "τ before the ramp; 0.", by_preset=True)
+    last_threshold: float = option(
+        0.1, "τ after the ramp; 0.1. For topk and magnitude: the kept share.", by_preset=True
+    )
+    initial_warmups: float = option(1.0, "Where the ramp starts, in warm-ups; 1.", by_preset=True)
+    final_warmups: float = option(10.0, "How long the hold is, in warm-ups; 10.", by_preset=True)
     least_share: float = LEAST_SHARE
-    score_learning_rate: float = 1e-2
-    target_density: float | None = None
-    init: Start = "zero"
-    fisher_batches: int = 200
+    score_learning_rate: float = option(1e-2, "Highest learning rate of the scores; 0.01.", by_preset=True)
+    init: Start = option("zero", "fisher: scores start from a one-shot ranking, for short schedules.")
+    fisher_batches: int = option(200, "Batches that the ranking looks at.", least=1)
 
     def __post_init__(self) -> None:
-        faults = []
-        if self.method not in METHODS:
-            faults.append(f"method is {self.method!r}, one of {', '.join(METHODS)} is needed")
-        if self.init not in get_args(Start):
-            faults.append(f"init is {self.init!r}, zero or fisher is needed")
+        faults = faults_of(self)
         if self.init == "fisher" and self.method in ("magnitude", "l0"):
             faults.append(f"a fisher start needs scores that a threshold or a rank cuts, method {self.method} has none")
         if self.method in RANKED and not 0 < self.last_threshold <= 1:
@@ -118,13 +115,7 @@ class PruningOptions:
             faults.append(f"a density of {100 * self.target_density:g} % cannot be reached: it is between 0 and 100 %")
         if not 0 <= self.least_share < 1:
             faults.append(f"the floor on survivors is {self.least_share:g}, 0 to 1 is needed")
-        if self.fisher_batches < 1:
-            faults.append(f"fisher_batches is {self.fisher_batches}, at least 1 is needed")
-        if faults:
-            raise InputError("; ".join(faults))
-
-    def masks(self) -> MaskSettings:
-        return MaskSettings(self.method, self.attention_block, self.last_threshold, self.least_share)
+        refuse(faults)
 
     def schedule(self, total: int, warmup: int) -> Schedule:
         return Schedule(
@@ -143,11 +134,3 @@ PRESETS: dict[str, PruningOptions] = {
     "struct": PruningOptions(attention_block=None),
     "magnitude": PruningOptions(method="magnitude", first_threshold=1.0, last_threshold=0.25, regularisation=0.0),
 }
-
-
-def described(**options: object) -> dict[str, Any]:
-    """Options as plain data, for the record of a run and to compare it with a resumed one."""
-    plain: dict[str, Any] = {}
-    for name, value in options.items():
-        plain[name] = asdict(value) if hasattr(value, "__dataclass_fields__") else value  # type: ignore[call-overload]
-    return plain

@@ -29,7 +29,8 @@ from densepack_models.pruning.density import final_density, refuse_unreachable
 from densepack_models.pruning.evaluation import Evaluator
 from densepack_models.pruning.filling import fill_zeros
 from densepack_models.pruning.fisher import gate_importance, set_scores
-from densepack_models.pruning.options import PruningOptions, TrainingOptions, described
+from densepack_models.pruning.masked import MaskSettings
+from densepack_models.pruning.options import PruningOptions, TrainingOptions
 from densepack_models.pruning.student import (
     Student,
     packed_student,
@@ -120,7 +121,8 @@ def prune(start: Checkpoint, out: Path, teacher: Checkpoint, run: Run, pruning: 
     """Fine-prune a checkpoint with a teacher and write what is left. Raises InputError before any work for settings
     that cannot come to anything, TrainingError when the loss is no longer finite.
     """
-    student = student_from_checkpoint(start, pruning.masks())
+    masks = MaskSettings(pruning.method, pruning.attention_block, pruning.last_threshold, pruning.least_share)
+    student = student_from_checkpoint(start, masks)
     if pruning.target_density is not None:
         refuse_unreachable(student, pruning.target_density)
     return _train("prune", student, start, out, teacher, run, pruning=pruning)
@@ -268,7 +270,8 @@ def _record(
         "data_sha256": run.data.sha256,
         "questions": len(run.data.questions),
         "steps": setup.total,
-        **described(training=run.training, pruning=setup.pruning),
+        "training": asdict(run.training),
+        "pruning": setup.pruning and asdict(setup.pruning),
         "before": json.loads(before.read_text(encoding="utf-8")) if before and before.is_file() else None,
     }
 

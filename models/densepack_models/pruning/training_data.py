@@ -14,18 +14,17 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from densepack_models.pruning.options import BadAnswers
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.files import new_file
 from densepack_runtime.question_answering.squad import SquadDataset, SquadQuestion
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.session import Window
 
-BadAnswers = Literal["drop", "refuse"]
 _FORMAT = 1
 
 

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from densepack_models.formats.score_masks import (
-    METHODS,
-    Method,
     block_magnitudes,
     expand,
     grid_mask,
@@ -20,6 +18,7 @@ from densepack_models.formats.score_masks import (
     least_survivors,
     masked_matrix,
 )
+from densepack_models.formats.score_methods import METHODS, Method
 from densepack_models.pruning.masked import MaskSettings, encoder_layers
 from densepack_models.pruning.student import Student, finished_checkpoint, packed_student, student_from_checkpoint
 from densepack_models.reference import reference_module
