@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from densepack_runtime.sessions.shapes import Profile
+from densepack_runtime.tensorrt_plans.precision_proof import PrecisionProof
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 _ENTRY = PlanEntry(
@@ -20,12 +21,9 @@ _ENTRY = PlanEntry(
     onnx_sha256="cd" * 32,
     bytes=4,
     seconds=1.5,
-    products=43,
-    half_products=43,
-    attention="6 fused",
     gpu="NVIDIA H100",
     driver_cuda="13.0",
-    proof={"products": 43, "other": [], "float32": {"CAST": 2}, "attention": "6 fused", "engine": ""},
+    proof=PrecisionProof(products=43, other=(), float32={"CAST": 2}, attention="6 fused"),
     verdict="built, not run",
 )
 

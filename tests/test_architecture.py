@@ -164,6 +164,14 @@ def test_importing_the_runtime_is_free() -> None:
     assert seconds < IMPORT_SECONDS
 
 
+def test_what_reads_records_is_imported_where_one_is_read() -> None:
+    names = [source.name for source in SOURCES if source.package == "densepack_runtime"]
+    code = (
+        f"import sys, importlib\nfor name in {names!r}: importlib.import_module(name)\nprint('msgspec' in sys.modules)"
+    )
+    assert run_python(code).stdout.strip() == "False"
+
+
 def test_command_line_starts_quickly_and_imports_no_torch() -> None:
     start = time.perf_counter()
     done = run_python("import sys, densepack_export.cli; print([n for n in sys.modules if n in ('torch', 'onnx')])")

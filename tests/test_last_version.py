@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from densepack_runtime.bundle import PARITY_NAME, Bundle
+from densepack_runtime.bundle import MANIFEST_NAME, MANIFEST_SCHEMA, PARITY_NAME, Bundle, Manifest
 from tests.command_line import CommandLine, Outcome
 
 LAST = Path(__file__).with_name("last_version")
@@ -24,7 +24,7 @@ def bundle(tmp_path: Path) -> Path:
 
 def test_a_bundle_of_the_last_version_opens_and_answers_alike(bundle: Path, densepack: CommandLine) -> None:
     manifest = Bundle.open(bundle).manifest
-    assert manifest.model.heads_left == 8
+    assert manifest.model.structure.heads_left == 8
     [plan] = manifest.engines
     assert (plan.precision, plan.compute_capabilities, plan.verdict) == ("fp16", ("8.6",), "built, not run")
     recorded = json.loads((bundle / PARITY_NAME).read_text(encoding="utf-8"))["rungs"][0]
@@ -36,6 +36,13 @@ def test_a_bundle_of_the_last_version_opens_and_answers_alike(bundle: Path, dens
     assert done.code == 0, done.err
     assert Bundle.open(bundle).manifest.parity.passed
     assert densepack("doctor", bundle).code == 0
+
+
+def test_a_manifest_of_the_last_version_is_written_as_it_was() -> None:
+    text = (LAST / "bundle" / MANIFEST_NAME).read_text(encoding="utf-8")
+    before, after = json.loads(text), json.loads(Manifest.from_json(text).to_json())
+    changed = {"schema": MANIFEST_SCHEMA, "closed": [], "checksum": after["checksum"]}
+    assert after == {**before, **changed}
 
 
 def test_a_benchmark_document_of_the_last_version_is_shown(

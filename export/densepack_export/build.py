@@ -15,7 +15,7 @@ from pathlib import Path
 
 from densepack_export.graphs.onnx_export import OnnxExport, export_onnx
 from densepack_export.plans.into_bundle import PlanRequest, build_into
-from densepack_export.proofs.range_gate import RangeReport, measure_fp16_ranges
+from densepack_export.proofs.range_gate import measure_fp16_ranges
 from densepack_export.proofs.verify import climb_from_checkpoint
 from densepack_export.report.writing import refresh_report
 from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
@@ -45,6 +45,7 @@ from densepack_runtime.parity.report import ParityReport, parity_entry
 from densepack_runtime.parity.tables import show_parity
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
+from densepack_runtime.sessions.fp16_range import RangeReport
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Precision
 from densepack_runtime.tensorrt_plans.choice import misfit
@@ -103,22 +104,12 @@ def build_bundle(source: str | Path, folder: Path, options: BuildOptions, story:
 def _manifest(
     checkpoint: Checkpoint, packed: PackedBertForQuestionAnswering, packing: PackReport, options: BuildOptions
 ) -> Manifest:
-    structure, dense = packed.structure, packed.structure.dense()
     return Manifest(
         model=ModelEntry(
             name=checkpoint.source,
             sha256=checkpoint.sha256,
-            parameters=structure.parameters,
             parameters_stored=packing.parameters_stored,
-            parameters_dense=dense.parameters,
-            linear_density=structure.linear_density,
-            heads_left=structure.heads_left,
-            heads_total=structure.heads_total,
-            flops_per_token=structure.flops_per_token,
-            flops_per_token_pair=structure.flops_per_token_pair,
-            dense_flops_per_token=dense.flops_per_token,
-            dense_flops_per_token_pair=dense.flops_per_token_pair,
-            structure=structure.as_dict(),
+            structure=packed.structure,
         ),
         inputs=tuple(TensorEntry(name, "int64", ("batch", "sequence")) for name in INPUT_NAMES),
         outputs=tuple(TensorEntry(name, "float32", ("batch", "sequence")) for name in OUTPUT_NAMES),
@@ -145,7 +136,7 @@ def _check_ranges(
     with story.bar("FP16 range gate", len(chosen)) as advance:
         batches = _told(run.batches(chosen), advance)
         ranges = measure_fp16_ranges(packed, batches, onnx_path=draft.path(ONNX_NAMES["fp16"]))
-    draft.manifest = replace(draft.manifest, fp16_range=ranges.as_dict())
+    draft.manifest = replace(draft.manifest, fp16_range=ranges)
     ranges.check()
     story.tell(
         f"FP16 range: largest magnitude {ranges.worst_magnitude:.4g} ({ranges.worst_name}) on {len(chosen)} windows"

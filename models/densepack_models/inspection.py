@@ -87,7 +87,7 @@ class Inspection:
             ("linear density", f"{100 * structure.linear_density:.3f} %"),
             ("overall density", f"{100 * structure.overall_density:.3f} %"),
             ("heads removed", f"{removed} of {structure.heads_total}"),
-            ("FLOPs, dense / packed, 384 tokens", f"{dense.flops(384) / structure.flops(384):.2f}"),
+            ("FLOPs, dense / packed, 384 tokens", f"{dense.cost.flops(384) / structure.cost.flops(384):.2f}"),
             ("head ids are", structure.head_ids),
             ("FFN positions are", structure.ffn_positions),
         ]

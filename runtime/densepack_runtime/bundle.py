@@ -19,19 +19,27 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from densepack_runtime.errors import BundleError, InputError
+from densepack_runtime.errors import BundleError
 from densepack_runtime.host.files import new_folder, sha256_of
+from densepack_runtime.host.records import Document, data_from_record
+from densepack_runtime.sessions.fp16_range import RangeReport
 from densepack_runtime.sessions.session import ComputePrecision, Precision
+from densepack_runtime.structure import Structure
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 MANIFEST_NAME = "bundle.json"
 MANIFEST_KIND = "densepack bundle"
 MANIFEST_SCHEMA = 2
 _READABLE_SCHEMAS = (1, MANIFEST_SCHEMA)
+MANIFEST = Document(
+    MANIFEST_NAME,
+    BundleError,
+    "it is damaged or was written by another densepack, copy the bundle again or build it again",
+)
 ONNX_NAMES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 REFERENCE_NAME = "reference.npz"
 PARITY_NAME = "parity.json"
@@ -59,29 +67,28 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """The packed model: where it came from and what it costs. FLOPs of a window of S tokens: a*S + b*S**2."""
+    """The packed model: where it came from, what that stored, and what is left of it."""
 
     name: str
     sha256: str
-    parameters: int
     parameters_stored: int
-    parameters_dense: int
-    linear_density: float
-    heads_left: int
-    heads_total: int
-    flops_per_token: int
-    flops_per_token_pair: int
-    dense_flops_per_token: int
-    dense_flops_per_token_pair: int
-    structure: dict[str, Any]
+    structure: Structure
 
-    def flops(self, length: int) -> int:
-        """Floating point operations of the packed model for one window of `length` tokens."""
-        return self.flops_per_token * length + self.flops_per_token_pair * length**2
-
-    def dense_flops(self, length: int) -> int:
-        """The same for the unpruned model."""
-        return self.dense_flops_per_token * length + self.dense_flops_per_token_pair * length**2
+    @property
+    def derived(self) -> dict[str, float]:
+        """The figures of the structure and of the unpruned model, for whoever reads bundle.json without densepack."""
+        packed, dense = self.structure, self.structure.dense()
+        return {
+            "parameters": packed.parameters,
+            "parameters_dense": dense.parameters,
+            "linear_density": packed.linear_density,
+            "heads_left": packed.heads_left,
+            "heads_total": packed.heads_total,
+            "flops_per_token": packed.cost.per_token,
+            "flops_per_token_pair": packed.cost.per_token_pair,
+            "dense_flops_per_token": dense.cost.per_token,
+            "dense_flops_per_token_pair": dense.cost.per_token_pair,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,7 @@ class ClosedPrecision:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of bundle.json. `engines` holds one entry per plan, `fp16_range` the result of the range gate.
+    """The content of bundle.json. `engines` holds one entry per plan, `fp16_range` what the range gate measured.
 
     `closed` came with schema 2: a bundle of schema 1 was not written where a precision failed.
     """
@@ -120,7 +127,7 @@ class Manifest:
     versions: dict[str, str]
     parity: ParityEntry
     engines: tuple[PlanEntry, ...] = ()
-    fp16_range: dict[str, Any] = field(default_factory=dict)
+    fp16_range: RangeReport | None = None
     files: dict[str, FileEntry] = field(default_factory=dict)
     closed: tuple[ClosedPrecision, ...] = ()
 
@@ -130,60 +137,36 @@ class Manifest:
             (entry.reason for entry in self.closed if (entry.backend, entry.precision) == (backend, precision)), None
         )
 
+    @property
+    def derived(self) -> dict[str, Any]:
+        return {"kind": MANIFEST_KIND, "schema": MANIFEST_SCHEMA}
+
     def to_json(self) -> str:
-        body = {"kind": MANIFEST_KIND, "schema": MANIFEST_SCHEMA, **asdict(self)}
+        body = data_from_record(self)
+        body["fp16_range"] = body["fp16_range"] or {}
         return json.dumps({**body, "checksum": _checksum(body)}, indent=1) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Manifest:
+    def from_json(cls, text: str | bytes) -> Manifest:
         """Parse bundle.json. Raises BundleError when it is damaged, edited by hand, foreign or of another schema."""
-        body = _checked_body(text)
-        known = {entry.name for entry in fields(cls)}
-        if set(body) != known:
-            raise BundleError(f"{MANIFEST_NAME} has the wrong fields: {sorted(set(body) ^ known)}")
-        try:
-            return cls(**{**body, **_typed(body)})
-        except (TypeError, KeyError, ValueError, InputError) as error:
-            raise BundleError(f"{MANIFEST_NAME} was written by another densepack ({error}): build it again") from error
-
-
-def _typed(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts of a manifest that are more than numbers and texts."""
-    return {
-        "model": ModelEntry(**body["model"]),
-        "inputs": tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in body["inputs"]),
-        "outputs": tuple(TensorEntry(**{**entry, "shape": tuple(entry["shape"])}) for entry in body["outputs"]),
-        "parity": ParityEntry(**body["parity"]),
-        "engines": tuple(PlanEntry.from_dict(entry) for entry in body["engines"]),
-        "files": {name: FileEntry(**entry) for name, entry in body["files"].items()},
-        "closed": tuple(ClosedPrecision(**entry) for entry in body["closed"]),
-    }
+        body = MANIFEST.parse(text, dict[str, Any])
+        if body.get("kind") != MANIFEST_KIND:
+            raise BundleError(f"{MANIFEST_NAME} was not written by densepack")
+        if body.get("schema") not in _READABLE_SCHEMAS:
+            raise BundleError(
+                f"the bundle has schema {body.get('schema')!r} and this densepack reads {MANIFEST_SCHEMA}: build the "
+                "bundle again, or install the densepack that wrote it"
+            )
+        if body.pop("checksum", None) != _checksum(body):
+            raise BundleError(
+                f"{MANIFEST_NAME} was changed after it was written (its checksum differs): build it again"
+            )
+        return MANIFEST.record({**body, "fp16_range": body.get("fp16_range") or None}, cls)
 
 
 def _checksum(body: Mapping[str, Any]) -> str:
     canonical = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
     return hashlib.sha256(canonical).hexdigest()
-
-
-def _checked_body(text: str) -> dict[str, Any]:
-    try:
-        body = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BundleError(f"{MANIFEST_NAME} is not JSON ({error}): copy or build the bundle again") from error
-    if not isinstance(body, dict) or body.pop("kind", None) != MANIFEST_KIND:
-        raise BundleError(f"{MANIFEST_NAME} was not written by densepack")
-    schema = body.pop("schema", None)
-    if schema not in _READABLE_SCHEMAS:
-        raise BundleError(
-            f"the bundle has schema {schema!r} and this densepack reads {MANIFEST_SCHEMA}: build the bundle again, or "
-            "install the densepack that wrote it"
-        )
-    checksum = body.pop("checksum", None)
-    if checksum != _checksum({"kind": MANIFEST_KIND, "schema": schema, **body}):
-        raise BundleError(f"{MANIFEST_NAME} was changed after it was written (its checksum differs): build it again")
-    if schema == 1:
-        body["closed"] = []
-    return body
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +189,7 @@ class Bundle:
             raise BundleError(
                 f"{folder} is not a bundle: it has no {MANIFEST_NAME}. Make one: densepack build CHECKPOINT BUNDLE"
             )
-        try:
-            text = manifest_path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise BundleError(f"{MANIFEST_NAME} is not text ({error}): copy or build the bundle again") from error
-        manifest = Manifest.from_json(text)
+        manifest = Manifest.from_json(manifest_path.read_bytes())
         faults = find_faults(folder, manifest, hashes=verify)
         if faults:
             raise BundleError(f"the bundle {folder} is not as it was built: " + "; ".join(faults))

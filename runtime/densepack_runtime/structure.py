@@ -5,19 +5,30 @@ The structure alone defines the module (`PackedBertForQuestionAnswering(structur
 weights. Nothing here needs torch.
 
     structure = Structure.from_json(Path("packed/structure.json").read_text())
-    structure.parameters, structure.linear_density, structure.flops(384)
+    structure.parameters, structure.linear_density, structure.cost.flops(384)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from densepack_runtime.errors import CheckpointError
+from densepack_runtime.host.records import Document, data_from_record
 
-STRUCTURE_SCHEMA = 1
+STRUCTURE = Document("structure.json", CheckpointError, "pack the checkpoint again with this version")
+# More than any model has, and little enough for every figure to be computed.
+LARGEST_SIZE = 2**22
+_LEAST = {
+    "vocab_size": 1,
+    "max_position_embeddings": 1,
+    "type_vocab_size": 0,
+    "hidden_size": 1,
+    "num_attention_heads": 1,
+    "intermediate_size": 1,
+    "num_layers": 1,
+}
 
 # The weight matrices of a layer, by the name in transformers.
 MATRICES = {
@@ -32,6 +43,20 @@ MATRICES = {
 Activation = Literal["gelu", "gelu_new", "relu"]
 LayerNormType = Literal["layer_norm", "no_norm"]
 Positions = Literal["original", "stored"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Floating point operations (a multiply-add counts as two) of a window of S tokens: per_token * S +
+    per_token_pair * S**2.
+    """
+
+    per_token: int
+    per_token_pair: int
+
+    def flops(self, length: int) -> int:
+        """Those of one window of `length` tokens."""
+        return self.per_token * length + self.per_token_pair * length**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +76,14 @@ class LayerStructure:
     folded_heads: tuple[int, ...] = ()
     folded_units: int = 0
     query_dead_heads: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what no layer can be. Raises CheckpointError."""
+        for name, numbers in (("heads", self.heads), ("ffn_units", self.ffn_units)):
+            if list(numbers) != sorted({*numbers}) or min(numbers, default=0) < 0:
+                raise CheckpointError(f"the {name} of a layer do not ascend from 0 or more: {list(numbers[:8])}…")
+        if not len(self.ffn_units) <= self.ffn_width <= LARGEST_SIZE:
+            raise CheckpointError(f"a layer has {len(self.ffn_units)} FFN units and ffn_width {self.ffn_width}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +107,21 @@ class Structure:
     head_ids: Positions = "original"
     ffn_positions: Positions = "original"
     source_sha256: str = ""
+    schema: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can be, so that every figure can be computed. Raises CheckpointError."""
+        sizes = {name: getattr(self, name) for name in _LEAST}
+        faults = [f"{name} {size}" for name, size in sizes.items() if not _LEAST[name] <= size <= LARGEST_SIZE]
+        if not faults and self.hidden_size % self.num_attention_heads:
+            faults.append(f"hidden_size {self.hidden_size} for {self.num_attention_heads} heads")
+        for index, layer in enumerate(self.layers):
+            if layer.heads[-1:] >= (self.num_attention_heads,):
+                faults.append(f"head {layer.heads[-1]} of {self.num_attention_heads} in layer {index}")
+            if layer.ffn_units[-1:] >= (self.intermediate_size,):
+                faults.append(f"FFN unit {layer.ffn_units[-1]} of {self.intermediate_size} in layer {index}")
+        if faults:
+            raise CheckpointError(f"no model has {', '.join(faults)}")
 
     @property
     def head_size(self) -> int:
@@ -148,63 +196,20 @@ class Structure:
         removed = self.heads_total - self.heads_left
         return self.parameters / (self.dense().parameters - 3 * removed * self.head_size)
 
-    # --- cost -------------------------------------------------------------------------------------------------------
-
     @property
-    def flops_per_token(self) -> int:
-        """Floating point operations of the linear layers for one token (a multiply-add counts as two)."""
-        return 2 * (self.linear_weights + 2 * self.hidden_size)
-
-    @property
-    def flops_per_token_pair(self) -> int:
-        """Floating point operations of the two attention products for one pair of tokens."""
-        return 4 * self.heads_left * self.head_size
-
-    def flops(self, length: int) -> int:
-        """Floating point operations for one window of `length` tokens."""
-        return self.flops_per_token * length + self.flops_per_token_pair * length**2
+    def cost(self) -> Cost:
+        """Of the linear layers for every token, and of the two attention products for every pair of tokens."""
+        return Cost(
+            per_token=2 * (self.linear_weights + 2 * self.hidden_size),
+            per_token_pair=4 * self.heads_left * self.head_size,
+        )
 
     # --- JSON -------------------------------------------------------------------------------------------------------
 
-    def as_dict(self) -> dict[str, Any]:
-        return {"schema": STRUCTURE_SCHEMA, **asdict(self)}
-
     def to_json(self) -> str:
-        return json.dumps(self.as_dict(), indent=1) + "\n"
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Structure:
-        """Read what `as_dict` wrote. Raises CheckpointError that names what is wrong with it."""
-        fields = dict(data)
-        schema = fields.pop("schema", None)
-        if schema != STRUCTURE_SCHEMA:
-            raise CheckpointError(
-                f"structure.json has schema {schema!r}, this densepack reads {STRUCTURE_SCHEMA}: "
-                "pack the checkpoint again with this version"
-            )
-        try:
-            layers = tuple(
-                LayerStructure(
-                    heads=tuple(layer["heads"]),
-                    ffn_units=tuple(layer["ffn_units"]),
-                    ffn_width=int(layer["ffn_width"]),
-                    folded_heads=tuple(layer["folded_heads"]),
-                    folded_units=int(layer["folded_units"]),
-                    query_dead_heads=tuple(layer["query_dead_heads"]),
-                )
-                for layer in fields.pop("layers")
-            )
-            return cls(layers=layers, **fields)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"structure.json cannot be read: {error!r}") from error
+        return json.dumps(data_from_record(self), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Structure:
-        """Parse the text of a structure.json. Raises CheckpointError."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CheckpointError(f"structure.json is not JSON: {error}") from error
-        if not isinstance(data, dict):
-            raise CheckpointError("structure.json must hold a JSON object")
-        return cls.from_dict(data)
+        """Read the text of a structure.json. Raises CheckpointError that names what is wrong with it and where."""
+        return STRUCTURE.parse(text, cls)

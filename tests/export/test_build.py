@@ -29,6 +29,7 @@ from densepack_runtime.question_answering.squad import SquadDataset, read_squad,
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, Precision, Session, SessionBase
+from densepack_runtime.structure import Cost
 from tests.conftest import BUNDLE_QUESTIONS
 
 QUESTIONS = 60
@@ -60,10 +61,11 @@ def test_bundle_holds_what_it_should(default_bundle: Path) -> None:
     assert manifest.parity.checked
     assert manifest.parity.passed
     assert manifest.parity.questions == BUNDLE_QUESTIONS
-    assert manifest.model.parameters == 15_016_394
+    assert manifest.model.structure.parameters == 15_016_394
     assert manifest.model.name == "default"
     assert manifest.versions["torch"] == torch.__version__
-    assert manifest.fp16_range["worst"]["magnitude"] < manifest.fp16_range["limit"]
+    assert manifest.fp16_range is not None
+    assert manifest.fp16_range.worst_magnitude < manifest.fp16_range.limit
     assert str(default_bundle) not in (default_bundle / "bundle.json").read_text(), "no path of this machine"
     parity = json.loads((default_bundle / "parity.json").read_text())
     assert parity["passed"]
@@ -72,8 +74,11 @@ def test_bundle_holds_what_it_should(default_bundle: Path) -> None:
 
 def test_manifest_cost_is_that_of_the_structure(default_bundle: Path, packed: PackedBertForQuestionAnswering) -> None:
     model = Bundle.open(default_bundle).manifest.model
-    assert model.flops(384) == packed.structure.flops(384)
-    assert model.dense_flops(384) == packed.structure.dense().flops(384)
+    assert model.structure == packed.structure
+    told = json.loads((default_bundle / "bundle.json").read_text())["model"]
+    for prefix, structure in (("", packed.structure), ("dense_", packed.structure.dense())):
+        cost = Cost(told[f"{prefix}flops_per_token"], told[f"{prefix}flops_per_token_pair"])
+        assert cost.flops(384) == structure.cost.flops(384)
 
 
 # --- planted faults --------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 from densepack_export.graphs.onnx_export import export_onnx, random_batch
 from densepack_runtime.sessions.session import Batch
-from densepack_runtime.structure import Structure
+from densepack_runtime.structure import LayerStructure, Structure
 from tests.export.conftest import random_module
 from tests.gpu_simulation.install import Simulation, install
 
@@ -30,7 +30,7 @@ def folder(default_bundle: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def batches() -> list[Batch]:
     """Real padding, mixed lengths, one with more rows than the plan takes at once."""
-    structure = Structure(30522, 512, 2, 384, 12, 1536, ())
+    structure = Structure(30522, 512, 2, 384, 12, 1536, (LayerStructure((), (), 0),))
     return [random_batch(structure, *shape, seed=index) for index, shape in enumerate(SHAPES)]
 
 

@@ -30,7 +30,7 @@ def test_a_plan_is_built_checked_and_proved(with_plan: Path, simulation: Simulat
     [entry] = Bundle.open(with_plan).manifest.engines
     assert (entry.flavour, entry.gpu, entry.compute_capabilities) == ("tensorrt", "simulated H100", ("9.0",))
     assert entry.verdict.startswith("same best span in ")
-    assert entry.proof["engine"] == "1 layers, 1 of them with Half results, 1 with attention in their name"
+    assert entry.proof.engine == "1 layers, 1 of them with Half results, 1 with attention in their name"
     done = densepack("parity", str(with_plan), "--limit", str(BUNDLE_QUESTIONS), "--json")
     assert done.code == 0, done.err
     rungs = {rung["name"]: rung for rung in json.loads(done.out)["rungs"]}

@@ -26,6 +26,7 @@ from provenance import provenance
 from transformers import BertForQuestionAnswering
 
 from densepack_models.formats.replica import SEED, random_checkpoint
+from densepack_runtime.host.records import data_from_record
 from densepack_runtime.structure import LayerStructure, Structure
 
 SMALL_HEADS = ((0,), (1, 3), (0, 1, 2, 3), (2,), (0, 3), (1, 2, 3)) * 2
@@ -67,7 +68,7 @@ def record(structure: Structure) -> dict[str, Any]:
     torch.set_default_dtype(torch.float32)
     return {
         "seed": RANDOM_SEED,
-        "structure": structure.as_dict(),
+        "structure": data_from_record(structure),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "parameters_packed": sum(parameter.numel() for parameter in packed.parameters()),
         "inputs": {name: tensor.tolist() for name, tensor in batch.items()},

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from densepack_runtime.bundle import (
-    MANIFEST_KIND,
-    MANIFEST_SCHEMA,
     Bundle,
     Manifest,
     ModelEntry,
@@ -24,27 +23,17 @@ from densepack_runtime.bundle import (
     write_bundle,
 )
 from densepack_runtime.errors import BundleError
+from densepack_runtime.host.records import data_from_record
+from densepack_runtime.sessions.fp16_range import RangeReport
+from densepack_runtime.structure import LayerStructure, Structure
 from tests.plan_entries import plan_entry
 
 CHECKED = ParityEntry(checked=True, passed=True, squad_name="sample", squad_sha256="00", questions=3, summary="fine")
 
 
 def make_manifest(parity: ParityEntry = CHECKED) -> Manifest:
-    model = ModelEntry(
-        name="tiny",
-        sha256="ab" * 32,
-        parameters=10,
-        parameters_stored=20,
-        parameters_dense=30,
-        linear_density=0.5,
-        heads_left=1,
-        heads_total=2,
-        flops_per_token=100,
-        flops_per_token_pair=10,
-        dense_flops_per_token=200,
-        dense_flops_per_token_pair=20,
-        structure={"schema": 1},
-    )
+    structure = Structure(30, 8, 2, 4, 2, 6, (LayerStructure(heads=(1,), ffn_units=(0, 2), ffn_width=2),))
+    model = ModelEntry(name="tiny", sha256="ab" * 32, parameters_stored=20, structure=structure)
     tensor = TensorEntry("input_ids", "int64", ("batch", "sequence"))
     return Manifest(
         model=model,
@@ -55,6 +44,7 @@ def make_manifest(parity: ParityEntry = CHECKED) -> Manifest:
         versions={"densepack": "0"},
         parity=parity,
         engines=(plan_entry(),),
+        fp16_range=RangeReport({"/layer.0/ffn/output/Add": 3.5}, {"qa_outputs.weight": 0.0}, windows=12),
     )
 
 
@@ -76,8 +66,6 @@ def test_opened_as_written(folder: Path) -> None:
     assert bundle.tokenizer_json == "{}"
     assert bundle.graph("fp32") == folder / "model.onnx"
     assert bundle.precisions == ("fp32",)
-    assert bundle.manifest.model.flops(10) == 100 * 10 + 10 * 100
-    assert bundle.manifest.model.dense_flops(10) == 200 * 10 + 20 * 100
 
 
 def test_every_changed_byte_is_found(folder: Path) -> None:
@@ -137,9 +125,20 @@ def test_another_schema_is_refused(folder: Path) -> None:
         Bundle.open(folder)
 
 
-def test_a_foreign_manifest_is_refused(folder: Path) -> None:
-    (folder / "bundle.json").write_text("[1]")
-    with pytest.raises(BundleError, match="not written by densepack"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{}", "not written by densepack"),
+        (b"[1]", "Expected `object`, got `array`"),
+        (b"{", "it is not JSON: Expecting property name"),
+        (b'"\xff"', "it is not JSON: 'utf-8' codec"),
+        (b"9" * 5000, "it is not JSON: Exceeds the limit"),
+        (b"[" * 100_000, "it is not JSON: maximum recursion depth"),
+    ],
+)
+def test_a_foreign_manifest_is_refused(folder: Path, content: bytes, message: str) -> None:
+    (folder / "bundle.json").write_bytes(content)
+    with pytest.raises(BundleError, match=message):
         Bundle.open(folder)
 
 
@@ -190,19 +189,116 @@ def test_failed_editing_leaves_the_bundle_as_it_was(folder: Path) -> None:
         Bundle.open(folder)
 
 
+# --- other versions, and what they may not hold ---------------------------------------------------------------------
+
+
+def told(manifest: Manifest) -> dict[str, Any]:
+    """What bundle.json holds, its checksum left out."""
+    body: dict[str, Any] = json.loads(manifest.to_json())
+    del body["checksum"]
+    return body
+
+
+def signed(body: dict[str, Any]) -> str:
+    return json.dumps({**body, "checksum": _checksum(body)})
+
+
 def test_a_manifest_of_schema_1_is_read() -> None:
     """It had nothing closed: a precision that failed closed the bundle."""
-    body = {"kind": MANIFEST_KIND, "schema": 1, **asdict(make_manifest())}
+    body = {**told(make_manifest()), "schema": 1}
     del body["closed"]
-    read = Manifest.from_json(json.dumps({**body, "checksum": _checksum(json.loads(json.dumps(body)))}))
+    read = Manifest.from_json(signed(body))
     assert read == make_manifest()
     assert read.why_closed("openvino", "int8") is None
 
 
-def test_a_manifest_of_another_densepack_is_a_clear_error(folder: Path) -> None:
-    manifest = make_manifest()
-    entry = asdict(manifest.engines[0])
-    del entry["attention"]
-    body = {"kind": MANIFEST_KIND, "schema": MANIFEST_SCHEMA, **asdict(manifest), "engines": [entry]}
-    with pytest.raises(BundleError, match=r"written by another densepack .*'attention'.*: build it again"):
-        Manifest.from_json(json.dumps({**body, "checksum": _checksum(body)}))
+def test_a_manifest_without_measured_ranges_keeps_its_empty_place() -> None:
+    body = {**told(make_manifest()), "fp16_range": {}}
+    read = Manifest.from_json(signed(body))
+    assert read.fp16_range is None
+    assert told(read) == body
+
+
+def test_the_manifest_tells_what_follows_from_the_structure_and_the_proof() -> None:
+    body = told(make_manifest())
+    assert body["model"] == {
+        "structure": data_from_record(make_manifest().model.structure),
+        "name": "tiny",
+        "sha256": "ab" * 32,
+        "parameters_stored": 20,
+        "parameters": 258,
+        "parameters_dense": 332,
+        "linear_density": 48 / 112,
+        "heads_left": 1,
+        "heads_total": 2,
+        "flops_per_token": 2 * (48 + 8),
+        "flops_per_token_pair": 8,
+        "dense_flops_per_token": 2 * (112 + 8),
+        "dense_flops_per_token_pair": 16,
+    }
+    [entry] = body["engines"]
+    assert (entry["products"], entry["half_products"], entry["attention"]) == (43, 43, "6 fused")
+
+
+def test_a_figure_that_another_version_counted_otherwise_is_passed_over() -> None:
+    body = told(make_manifest())
+    body["model"]["parameters"] = 7
+    assert Manifest.from_json(signed(body)) == make_manifest()
+
+
+def put(*place: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
+    """A change of the document: something else at a place."""
+
+    def change(body: Any) -> None:
+        for step in place[:-1]:
+            body = body[step]
+        body[place[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda body: body.pop("max_length"), "missing required field `max_length`"),
+        (lambda body: body["model"].pop("sha256"), "missing required field `sha256` - at `model`"),
+        (lambda body: body["engines"][0].pop("proof"), r"missing required field `proof` - at `engines\[0\]`"),
+        (put("max_length", value="384"), "Expected `int`, got `str` - at `max_length`"),
+        (put("max_length", value=True), "Expected `int`, got `bool` - at `max_length`"),
+        (put("max_length", value=float("nan")), "Expected `int`, got `float` - at `max_length`"),
+        (put("max_length", value=float("inf")), "Expected `int`, got `float` - at `max_length`"),
+        (put("model", value=None), "Expected `object`, got `null` - at `model`"),
+        (put("model", "structure", "layers", 0, "heads", 0, value="1"), r"`model.structure.layers\[0\].heads\[0\]`"),
+        (put("model", "structure", "schema", value=2), "Invalid enum value 2 - at `model.structure.schema`"),
+        (put("model", "structure", "vocab_size", value=10**400), "no model has vocab_size 1000"),
+        (put("model", "structure", "layers", value=[]), "no model has num_layers 0"),
+        (put("engines", 0, "profiles", 0, "opt", value=[9, 1]), "the profile .* cannot be"),
+        (put("engines", 0, "precision", value="fp8"), r"Invalid enum value 'fp8' - at `engines\[0\].precision`"),
+        (put("engines", 0, "seconds", value=10**400), r"Number out of range - at `engines\[0\].seconds`"),
+        (put("engines", 0, "proof", "colour", value=1), r"unknown: `engines\[0\].proof.colour`"),
+        (put("fp16_range", value={"limit": 3e4}), "missing required field `magnitudes` - at `fp16_range`"),
+        (put("closed", value=[{"backend": "b", "precision": "fp32"}]), r"`reason` - at `closed\[0\]`"),
+        (put("files", value={"a": {"sha256": "0", "bytes": 1, "x": 2}}), r"unknown: `files\['a'\].x`"),
+        (put("colour", value="red"), "unknown: `colour`"),
+        (put("model", "structure", "a\nb", value="red"), "unknown: `model.structure.a b`"),
+    ],
+)
+def test_a_manifest_of_another_densepack_is_one_clear_line(
+    change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    body = told(make_manifest())
+    change(body)
+    with pytest.raises(BundleError, match=message) as caught:
+        Manifest.from_json(signed(body))
+    assert "\n" not in str(caught.value)
+    assert "written by another densepack" in str(caught.value)
+    assert "build it again" in str(caught.value)
+
+
+def test_numbers_that_are_none_are_read_where_they_were_measured() -> None:
+    """The gate may have seen an overflow; the bundle says so and opens."""
+    body = told(make_manifest())
+    body["fp16_range"]["magnitudes"]["/qa_outputs/Add"] = float("nan")
+    read = Manifest.from_json(signed(body)).fp16_range
+    assert read is not None
+    assert read.worst_name == "/qa_outputs/Add"

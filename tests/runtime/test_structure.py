@@ -31,8 +31,8 @@ def test_published_densities_and_heads() -> None:
 def test_published_flop_limits() -> None:
     dense = SEED.dense()
     assert round(dense.linear_weights / SEED.linear_weights, 2) == 3.82
-    assert round(dense.flops(384) / SEED.flops(384), 2) == 3.62
-    assert round(dense.flops(128) / SEED.flops(128), 2) == 3.75
+    assert round(dense.cost.flops(384) / SEED.cost.flops(384), 2) == 3.62
+    assert round(dense.cost.flops(128) / SEED.cost.flops(128), 2) == 3.75
 
 
 def test_counts_are_those_of_the_module(tiny_structure: Structure) -> None:
@@ -46,24 +46,42 @@ def test_json_round_trip(tiny_structure: Structure) -> None:
 
 
 def broken(structure: Structure, change: dict[str, Any]) -> str:
-    return json.dumps({**structure.as_dict(), **change})
+    return json.dumps({**json.loads(structure.to_json()), **change})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 2}, "schema 2"),
-        ({"layers": [{"heads": [1]}]}, "ffn_units"),
-        ({"colour": "red"}, "colour"),
-        ({"layers": 3}, "cannot be read"),
+        ({"schema": 2}, "Invalid enum value 2 - at `schema`"),
+        ({"layers": [{"heads": [1]}]}, r"missing required field `ffn_units` - at `layers\[0\]`"),
+        ({"colour": "red"}, "unknown: `colour`"),
+        ({"layers": [{"heads": [], "ffn_units": [], "ffn_width": 0, "size": 1}]}, r"unknown: `layers\[0\].size`"),
+        ({"layers": 3}, "Expected `array`, got `int` - at `layers`"),
+        ({"vocab_size": "3"}, "Expected `int`, got `str` - at `vocab_size`"),
+        ({"layer_norm_eps": 10**400}, "out of range - at `layer_norm_eps`"),
+        ({"hidden_act": "silu"}, "Invalid enum value 'silu' - at `hidden_act`"),
+        ({"vocab_size": 10**400, "num_attention_heads": 0}, "vocab_size 10+, num_attention_heads 0"),
+        ({"layers": []}, "no model has num_layers 0"),
+        ({"num_attention_heads": 5}, "hidden_size 32 for 5 heads"),
+        ({"num_attention_heads": 2}, "no model has head 3 of 2 in layer 0, head 2 of 2 in layer 2"),
+        ({"intermediate_size": 5}, "no model has FFN unit 16 of 5 in layer 0"),
+        (
+            {"layers": [{"heads": [2, 1], "ffn_units": [], "ffn_width": 0}]},
+            r"heads of a layer do not ascend .*\[2, 1\]",
+        ),
+        ({"layers": [{"heads": [], "ffn_units": [-1], "ffn_width": 1}]}, r"ffn_units of a layer do not .*\[-1\]"),
+        ({"layers": [{"heads": [], "ffn_units": [1, 2], "ffn_width": 1}]}, "a layer has 2 FFN units and ffn_width 1"),
+        ({"layers": [{"heads": [], "ffn_units": [], "ffn_width": 10**400}]}, "has 0 FFN units and ffn_width 10+"),
     ],
 )
 def test_a_broken_file_says_what_is_wrong(tiny_structure: Structure, change: dict[str, Any], message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(
+        CheckpointError, match=f"^structure.json cannot be read .*{message}.*: pack the checkpoint again"
+    ):
         Structure.from_json(broken(tiny_structure, change))
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "JSON object")])
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[]", "Expected `object`, got `array`")])
 def test_a_file_that_is_no_structure(text: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         Structure.from_json(text)

@@ -22,7 +22,7 @@ from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack
 from densepack_models.torch_session import TorchSession
 from densepack_runtime.backends import BACKENDS
-from densepack_runtime.benchmark.sides import Cost, OpenSession, Side, Texts
+from densepack_runtime.benchmark.sides import OpenSession, Side, Texts
 from densepack_runtime.bundle import MANIFEST_NAME, Bundle
 from densepack_runtime.question_answering.windows import MAX_LENGTH
 from densepack_runtime.sessions.options import SessionOptions
@@ -59,7 +59,6 @@ class ModuleOpener:
 def side_of_module(name: SideName, bundle: Bundle | None, opened: ExitStack, options: SessionOptions) -> Side:
     """Load, and export or build into a temporary folder that goes with `opened`; the caller closes the session."""
     kind, loaded = name.kind, _load(name, bundle)
-    structure = loaded.module.structure
     opener: OpenSession
     if kind.is_torch:
         opener, session = ModuleOpener(name), _torch_session(loaded.module, kind, options)
@@ -70,7 +69,7 @@ def side_of_module(name: SideName, bundle: Bundle | None, opened: ExitStack, opt
     return Side(
         name=str(name),
         session=session,
-        cost=Cost(structure.flops_per_token, structure.flops_per_token_pair),
+        cost=loaded.module.structure.cost,
         backend=kind.backend,
         precision=kind.precision,
         on_gpu=kind.gpu,
@@ -86,8 +85,8 @@ def _load(name: SideName, bundle: Bundle | None) -> _Loaded:
     if name.source == SEED_SOURCE:
         return _Loaded(_random(SEED, dense=name.dense), None, random_weights=True)
     if bundle is not None:
-        structure = Structure.from_dict(bundle.manifest.model.structure)
-        return _Loaded(_random(structure, dense=name.dense), texts_of_bundle(bundle), random_weights=True)
+        module = _random(bundle.manifest.model.structure, dense=name.dense)
+        return _Loaded(module, texts_of_bundle(bundle), random_weights=True)
     checkpoint = load_checkpoint(name.source)
     module = pack(checkpoint)
     texts = Texts(checkpoint.tokenizer_json, min(MAX_LENGTH, module.structure.max_position_embeddings))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from densepack_export.bench.names import SideName
 from densepack_export.bench.openers import BundleOpener, texts_of_bundle
-from densepack_runtime.benchmark.sides import Cost, Side
+from densepack_runtime.benchmark.sides import Side
 from densepack_runtime.bundle import MANIFEST_NAME, Bundle
 from densepack_runtime.errors import require
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
@@ -41,13 +41,13 @@ def open_side(text: str, opened: ExitStack, options: SessionOptions = DEFAULT) -
     return side
 
 
-def _of_bundle(name: SideName, bundle: Bundle, options: SessionOptions = DEFAULT) -> Side:
-    kind, model = name.kind, bundle.manifest.model
+def _of_bundle(name: SideName, bundle: Bundle, options: SessionOptions) -> Side:
+    kind = name.kind
     opener = BundleOpener(bundle.folder, kind)
     return Side(
         name=str(name),
         session=opener(options),
-        cost=Cost(model.flops_per_token, model.flops_per_token_pair),
+        cost=bundle.manifest.model.structure.cost,
         backend=kind.backend,
         precision=kind.precision,
         on_gpu=kind.gpu,

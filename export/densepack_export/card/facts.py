@@ -9,12 +9,11 @@ that it did not has neither, and its card says less.
 from __future__ import annotations
 
 import csv
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from densepack_export.measurements import read_measurement
+from densepack_export.measurements import measurement, read_json, read_measurement
 from densepack_export.plots.speed import TradeOff
 from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.inspection import Inspection, inspect
@@ -34,8 +33,9 @@ class Evaluation:
 
     @classmethod
     def read(cls, path: Path) -> Evaluation:
-        document = read_measurement(path, ("squad", "exact_match", "f1", "count"))
-        return cls(**{name: document[name] for name in ("squad", "exact_match", "f1", "count")})
+        names = tuple(field.name for field in fields(cls))
+        document = read_measurement(path, names)
+        return measurement(path).record({name: document[name] for name in names}, cls)
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,4 @@ def training_rows(folder: Path) -> list[dict[str, str]]:
 
 def read_trade_offs(path: Path) -> tuple[TradeOff, ...]:
     """A JSON list of objects with the fields of TradeOff, densest first."""
-    try:
-        entries = [TradeOff(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is not a list of trade-offs: {error}") from error
-    return tuple(sorted(entries, key=lambda entry: -entry.linear_density))
+    return tuple(sorted(read_json(path, tuple[TradeOff, ...]), key=lambda entry: -entry.linear_density))

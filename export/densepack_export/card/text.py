@@ -129,7 +129,7 @@ def _sizes(facts: CardFacts) -> str:
         ("linear weights", f"{dense.linear_weights:,}", f"{structure.linear_weights:,}"),
         ("heads", f"{structure.heads_total}", f"{structure.heads_left}"),
         ("FFN units", f"{_units(dense):,}", f"{_units(structure):,}"),
-        ("FLOPs of a window of 384 tokens", f"{dense.flops(384) / 1e9:.2f} G", f"{structure.flops(384) / 1e9:.2f} G"),
+        ("FLOPs of a window of 384 tokens", *(f"{one.cost.flops(384) / 1e9:.2f} G" for one in (dense, structure))),
     ]
     layers = [
         (str(index), " ".join(map(str, layer.heads)) or "none", str(layer.ffn_units))

@@ -79,12 +79,13 @@ def _measure(bundle: Path) -> dict[str, Any]:
 
 def _model_rows(result: BuildResult) -> list[tuple[str, str]]:
     model = result.bundle.manifest.model
+    structure = model.structure
     rows = [
-        ("parameters, dense", f"{model.parameters_dense:,}"),
+        ("parameters, dense", f"{structure.dense().parameters:,}"),
         ("parameters, as stored", f"{model.parameters_stored:,}"),
-        ("parameters, packed", f"{model.parameters:,}"),
-        ("linear weights left", f"{100 * model.linear_density:.2f} %"),
-        ("heads left", f"{model.heads_left} of {model.heads_total}"),
+        ("parameters, packed", f"{structure.parameters:,}"),
+        ("linear weights left", f"{100 * structure.linear_density:.2f} %"),
+        ("heads left", f"{structure.heads_left} of {structure.heads_total}"),
     ]
     if result.parity is not None:
         reference = result.parity.rungs[0]

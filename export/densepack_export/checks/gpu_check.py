@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -36,6 +36,7 @@ from densepack_runtime.host.allocator import keep_freed_memory
 from densepack_runtime.host.console import print_table, progress_bar, run_command_line, tell
 from densepack_runtime.host.files import write_text_atomic
 from densepack_runtime.host.here import Host
+from densepack_runtime.host.records import data_from_record
 from densepack_runtime.host.story import Story
 from densepack_runtime.host.versions import package_versions
 from densepack_runtime.question_answering.squad import load_squad
@@ -121,7 +122,7 @@ def _build(checkpoint: Path, bundle: Path, squad: str, limit: int | None) -> dic
     options = BuildOptions(squad=load_squad(squad, limit), squad_name=Path(squad).name, engine=True)
     result = build_bundle(checkpoint, bundle, options, Story(tell, print_table, progress_bar))
     return {
-        "engine": asdict(result.engine) if result.engine is not None else None,
+        "engine": data_from_record(result.engine),
         "parity": result.parity.as_dict() if result.parity is not None else None,
     }
 
@@ -132,12 +133,12 @@ def _build_seed(checkpoint: Path, replica: Path, bundle: Path) -> dict[str, Any]
     random_checkpoint(replica, SEED, tokenizer_json=tokenizer)
     options = BuildOptions(squad=load_squad("sample", 32), parity=False, engine=True)
     result = build_bundle(replica, bundle, options, Story(tell, print_table, progress_bar))
-    return {"engine": asdict(result.engine) if result.engine is not None else None}
+    return {"engine": data_from_record(result.engine)}
 
 
 def _add_engine(bundle: Path, precision: Precision) -> dict[str, Any]:
     story = Story(tell, print_table, progress_bar)
-    return {"engine": asdict(add_plan(Bundle.open(bundle), PlanRequest(precision=precision), story))}
+    return {"engine": data_from_record(add_plan(Bundle.open(bundle), PlanRequest(precision=precision), story))}
 
 
 def _measure() -> dict[str, Any]:

@@ -77,7 +77,7 @@ def size_checks(result: BuildResult) -> list[Check]:
     model = result.bundle.manifest.model
     figures = (
         ("parameters as stored", STORED_PARAMETERS, model.parameters_stored),
-        ("parameters packed", PACKED_PARAMETERS, model.parameters),
+        ("parameters packed", PACKED_PARAMETERS, model.structure.parameters),
     )
     return [Check(name, f"{wanted:,}", f"{seen:,}", wanted == seen) for name, wanted, seen in figures]
 

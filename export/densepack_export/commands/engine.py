@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated, Literal
 
 import typer
@@ -11,6 +10,7 @@ from densepack_export.commands.options import FlavourOption, LengthsOption, MaxB
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.commands.options import BundleArgument, JsonOption, app
 from densepack_runtime.host.console import print_json, print_table, progress_bar, tell
+from densepack_runtime.host.records import data_from_record
 from densepack_runtime.host.story import Story
 from densepack_runtime.sessions.session import Precision
 
@@ -67,7 +67,7 @@ def build_plan_command(
     )
     entry = add_plan(Bundle.open(bundle), request, Story(tell, lambda *_: None, progress_bar))
     if json_output:
-        print_json(asdict(entry))
+        print_json(data_from_record(entry))
         return
     print_table(entry.plan, ("what", "value"), plan_rows(entry))
     tell(f"wrote {bundle}")

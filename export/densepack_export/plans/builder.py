@@ -1,7 +1,7 @@
 """TensorRT plans from ONNX graphs, over the API that `tensorrt` and `tensorrt_rtx` share.
 
     built = build_plan(Path("model.fp16.onnx"), Path("engines/rtx.plan"), PlanSettings(), profiles)
-    built.entry.half_products, built.entry.products, built.entry.seconds
+    built.entry.proof.half_products, built.entry.proof.products, built.entry.seconds
 
 The flavour `tensorrt-rtx` builds on any host, without a GPU; running its plans needs an RTX-class GPU. `tensorrt`
 builds on the GPU that the plan will run on. The plan is written to a temporary neighbour and renamed last. A line of
@@ -13,12 +13,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
-from densepack_export.plans.precision_proof import PrecisionProof, audit_network
+from densepack_export.plans.precision_audit import audit_network, describe_engine
 from densepack_export.plans.progress import Progress, ProgressCallback, make_progress_monitor
 from densepack_runtime.errors import EngineBuildError, InputError, MissingDependencyError, require
 from densepack_runtime.host.files import new_file, sha256_of
@@ -61,10 +61,9 @@ class PlanSettings:
 
 @dataclass(frozen=True, slots=True)
 class BuiltPlan:
-    """The record that a bundle keeps, the proof to show, and the timing cache to keep (flavour `tensorrt`)."""
+    """The record that a bundle keeps, and the timing cache to keep (flavour `tensorrt`)."""
 
     entry: PlanEntry
-    proof: PrecisionProof
     timing_cache: bytes | None = None
 
 
@@ -124,7 +123,7 @@ def build_plan(
         plan = _build(trt, builder, network, config, log, settings, on_progress)
         flags = tuple(name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag))
         if gpu is not None:
-            proof = proof.with_engine(_inspect(trt, logger, log, plan))
+            proof = replace(proof, engine=describe_engine(_inspect(trt, logger, log, plan)))
     seconds = time.perf_counter() - started
     with new_file(Path(plan_path)) as temporary:
         with temporary.open("wb") as file:
@@ -141,16 +140,13 @@ def build_plan(
             onnx_sha256=sha256_of(onnx_path),
             bytes=temporary.stat().st_size,
             seconds=seconds,
-            products=proof.products,
-            half_products=proof.half_products,
-            attention=proof.attention,
+            proof=proof,
             gpu=gpu.name if gpu is not None else "",
             driver_cuda=gpu.driver_cuda if gpu is not None else "",
             version_compatible=settings.version_compatible,
-            proof=proof.as_dict(),
             warnings=tuple(log.warnings),
         )
-    return BuiltPlan(entry, proof, bytes(cache.serialize()) if cache is not None else None)
+    return BuiltPlan(entry, bytes(cache.serialize()) if cache is not None else None)
 
 
 def _gpu_for(settings: PlanSettings) -> Gpu | None:

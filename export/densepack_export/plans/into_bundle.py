@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from densepack_export.plans.builder import Attention, BuiltPlan, PlanSettings, build_plan, choose_flavour
-from densepack_export.plans.precision_proof import PrecisionProof
 from densepack_runtime.bundle import (
     ENGINES_FOLDER,
     ONNX_NAMES,
@@ -100,10 +99,10 @@ def with_plan(entries: tuple[PlanEntry, ...], entry: PlanEntry) -> tuple[PlanEnt
 
 
 def _tell(built: BuiltPlan, name: str, story: Story) -> None:
-    entry = built.entry
+    entry, proof = built.entry, built.entry.proof
     story.tell(
-        f"{name}: {entry.bytes / 2**20:.1f} MiB in {entry.seconds:.1f} s, {entry.half_products} of {entry.products} "
-        f"matrix products in float16, attention: {entry.attention}"
+        f"{name}: {entry.bytes / 2**20:.1f} MiB in {entry.seconds:.1f} s, {proof.half_products} of {proof.products} "
+        f"matrix products in float16, attention: {proof.attention}"
     )
     for warning in entry.warnings:
         story.tell(f"TensorRT warns: {warning}")
@@ -121,6 +120,6 @@ def plan_rows(entry: PlanEntry) -> list[tuple[str, str]]:
         ("flags", ", ".join(entry.flags) or "none"),
     ]
     rows += [(f"profile {index} (min / opt / max)", str(profile)) for index, profile in enumerate(entry.profiles)]
-    rows += PrecisionProof.from_dict(entry.proof).rows()
+    rows += entry.proof.rows()
     rows.append(("verdict", entry.verdict))
     return rows

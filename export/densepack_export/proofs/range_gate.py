@@ -18,9 +18,7 @@ the gate too. (A value projection times 2^12 with its output projection times 2^
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -30,95 +28,12 @@ from densepack_export.graphs.onnx_graph import graph_from_module
 from densepack_export.graphs.onnx_names import CAST, TRANSPOSED
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_runtime.errors import ExportError, InputError, ParityError, require
+from densepack_runtime.sessions.fp16_range import SMALLEST_NORMAL, RangeReport
 from densepack_runtime.sessions.session import OUTPUT_NAMES, Batch
 
-# Half of what float16 can hold (65504): windows that were not measured may go further.
-LIMIT = 3e4
-# The smallest float16 number with all 11 bits, and the share of a matrix's values that may be smaller (zeros aside).
-# Trained matrices have 0.1 % to 3 % there.
-SMALLEST_NORMAL = 2.0**-14
-SUBNORMAL_LIMIT = 0.5
 # Operators whose output holds only values of their first input, which has an entry of its own.
 MOVES = frozenset({"Reshape", "Transpose", "Slice", "Gather", "Unsqueeze", "Squeeze", "Identity", "Concat", "Split"})
 _EXTREMES = ("ReduceMax", "ReduceMin")
-_NAMED_IN_ERROR = 5
-
-
-@dataclass(frozen=True, slots=True)
-class RangeReport:
-    """Largest magnitude of every float16 tensor, weight and product, weights first, then in the order of the graph.
-
-    Over `windows` rows. `subnormal` is the share, 0 to 1, of the values of each weight matrix that float16 holds with
-    fewer bits.
-    """
-
-    magnitudes: dict[str, float]
-    subnormal: dict[str, float]
-    windows: int
-    limit: float = LIMIT
-
-    @property
-    def worst_name(self) -> str:
-        """The tensor with the largest magnitude."""
-        return max(self.magnitudes, key=lambda name: _sortable(self.magnitudes[name]))
-
-    @property
-    def worst_magnitude(self) -> float:
-        return self.magnitudes[self.worst_name]
-
-    @property
-    def over_limit(self) -> dict[str, float]:
-        """What is above the limit (or not a number), in the order of the graph: the first is where it begins."""
-        return {name: value for name, value in self.magnitudes.items() if not value <= self.limit}
-
-    @property
-    def below_range(self) -> dict[str, float]:
-        """Weight matrices that are mostly subnormal, with the share that is."""
-        return {name: share for name, share in self.subnormal.items() if share > SUBNORMAL_LIMIT}
-
-    def check(self) -> None:
-        """Raise ParityError that names layer, tensor, value and limit when float16 would come near one of its ends."""
-        faults = []
-        if over := self.over_limit:
-            faults.append(
-                f"would overflow in {part_of(next(iter(over)))}: over {self.windows} windows these tensors reach "
-                f"{_list(over, ',.0f')}; the limit is {self.limit:,.0f} (float16 ends at 65,504)"
-            )
-        if below := self.below_range:
-            faults.append(
-                f"would lose bits in {part_of(next(iter(below)))}: weights below {SMALLEST_NORMAL:.2g} make up "
-                f"{_list(below, '.0%')}; the limit is {SUBNORMAL_LIMIT:.0%}"
-            )
-        if faults:
-            raise ParityError(
-                f"float16 {'; it '.join(faults)}. Move the scale from one projection to the next, or use float32"
-            )
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "limit": self.limit,
-            "windows": self.windows,
-            "worst": {"name": self.worst_name, "magnitude": self.worst_magnitude},
-            "magnitudes": dict(self.magnitudes),
-            "subnormal": dict(self.subnormal),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> RangeReport:
-        """Read what `as_dict` wrote. Raises InputError."""
-        try:
-            magnitudes, subnormal = (
-                {str(name): float(value) for name, value in data[key].items()} for key in ("magnitudes", "subnormal")
-            )
-            return cls(magnitudes, subnormal, windows=int(data["windows"]), limit=float(data["limit"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"the record of the FP16 range gate cannot be read: {error!r}") from error
-
-
-def part_of(name: str) -> str:
-    """'layer.3', 'embeddings' or 'qa_outputs': the part of the model that a tensor of the graph belongs to."""
-    path = name.strip("/").replace("/", ".").split(".")
-    return ".".join(path[:2]) if path[0] == "layer" else path[0]
 
 
 def measure_fp16_ranges(
@@ -227,12 +142,3 @@ def _run(graph: ir.Model, count: int, batches: Iterable[Batch]) -> tuple[NDArray
     if not windows:
         raise InputError("the FP16 range gate got no windows: pass at least one batch")
     return largest, windows
-
-
-def _list(values: Mapping[str, float], form: str) -> str:
-    named = ", ".join(f"{name} {value:{form}}" for name, value in list(values.items())[:_NAMED_IN_ERROR])
-    return named + (f" and {len(values) - _NAMED_IN_ERROR} more" if len(values) > _NAMED_IN_ERROR else "")
-
-
-def _sortable(value: float) -> float:
-    return float("inf") if np.isnan(value) else value

@@ -40,8 +40,8 @@ def compare(facts: ReportFacts) -> Comparison:
     points = [
         TradeOff(
             name=bundle.name,
-            linear_density=bundle.manifest.model.linear_density,
-            heads=bundle.manifest.model.heads_left,
+            linear_density=bundle.structure.linear_density,
+            heads=bundle.structure.heads_left,
             exact_match=rung.exact_match,
             f1=rung.f1,
             speed_up=value,
@@ -69,14 +69,14 @@ def _table(bundles: Sequence[BundleFacts], speed_ups: SpeedUps) -> Table:
     )
     rows: list[Row] = []
     for bundle, value in zip(bundles, speed_ups.values, strict=True):
-        model, rung = bundle.manifest.model, bundle.packed_rung
+        structure, rung = bundle.structure, bundle.packed_rung
         scores = (f"{rung.exact_match:.2f}", f"{rung.f1:.2f}", f"{rung.questions:,}") if rung else ("", "", "")
         rows.append(
             (
-                Cell(bundle.name, note=model.name),
-                f"{model.parameters:,}",
-                f"{100 * model.linear_density:.1f} %",
-                f"{model.heads_left} of {model.heads_total}",
+                Cell(bundle.name, note=bundle.manifest.model.name),
+                f"{structure.parameters:,}",
+                f"{100 * structure.linear_density:.1f} %",
+                f"{structure.heads_left} of {structure.heads_total}",
                 *scores,
                 f"{value:.2f}",
                 _verdict(bundle),
@@ -107,9 +107,9 @@ def _speed_ups(facts: ReportFacts) -> SpeedUps:
             tuple(found[shape] for found in measured),
             f"times as fast as its own dense model, measured at {batch}x{length} in FP32",
         )
-    models = [bundle.manifest.model for bundle in facts.bundles]
+    costs = [(bundle.structure.dense().cost, bundle.structure.cost) for bundle in facts.bundles]
     return SpeedUps(
-        tuple(model.dense_flops(FLOP_LENGTH) / model.flops(FLOP_LENGTH) for model in models),
+        tuple(dense.flops(FLOP_LENGTH) / packed.flops(FLOP_LENGTH) for dense, packed in costs),
         f"FLOPs of its own dense model over its FLOPs at {FLOP_LENGTH} tokens: a limit, not measured",
     )
 

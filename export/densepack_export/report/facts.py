@@ -29,10 +29,13 @@ class BundleFacts:
 
     name: str
     manifest: Manifest
-    structure: Structure
     matrices: tuple[Matrix, ...]
     parity: ParityReport | None = None
     gold: Gold = field(default_factory=dict)
+
+    @property
+    def structure(self) -> Structure:
+        return self.manifest.model.structure
 
     @property
     def model_name(self) -> str:
@@ -81,11 +84,11 @@ def gather(folders: Sequence[Path], *, benchmarks: Sequence[Path] = (), squad: P
 def bundle_facts(bundle: Bundle, name: str, datasets: Sequence[SquadDataset] = ()) -> BundleFacts:
     """Read one bundle, which need not be finished yet. Raises InputError when its parity report is of another kind."""
     manifest = bundle.manifest
-    structure = Structure.from_dict(manifest.model.structure)
     parity = None
     if PARITY_NAME in manifest.files:
         parity = ParityReport.from_dict(json.loads(bundle.path(PARITY_NAME).read_text(encoding="utf-8")))
-    facts = BundleFacts(name, manifest, structure, matrices_of_graph(bundle.graph("fp32"), structure), parity)
+    matrices = matrices_of_graph(bundle.graph("fp32"), manifest.model.structure)
+    facts = BundleFacts(name, manifest, matrices, parity)
     for dataset in datasets:
         if _checked_on(facts, dataset):
             facts.gold.update({question.id: question.answers for question in dataset.questions})

@@ -24,14 +24,14 @@ class Figure:
 
 def figures(facts: BundleFacts) -> list[Figure]:
     """The handful of numbers at the top."""
-    structure, model = facts.structure, facts.manifest.model
+    structure, dense = facts.structure, facts.structure.dense()
     found = [
-        Figure(_millions(model.parameters), "parameters", f"{_millions(model.parameters_dense)} dense"),
-        Figure(f"{100 * model.linear_density:.1f} %", "linear weights left", f"{structure.linear_weights:,}"),
-        Figure(f"{model.heads_left}", "heads left", f"of {model.heads_total}"),
-        Figure(f"{_units(structure):,}", "FFN units left", f"of {_units(structure.dense()):,}"),
+        Figure(_millions(structure.parameters), "parameters", f"{_millions(dense.parameters)} dense"),
+        Figure(f"{100 * structure.linear_density:.1f} %", "linear weights left", f"{structure.linear_weights:,}"),
+        Figure(f"{structure.heads_left}", "heads left", f"of {structure.heads_total}"),
+        Figure(f"{_units(structure):,}", "FFN units left", f"of {_units(dense):,}"),
     ]
-    short, long = (f"{model.dense_flops(length) / model.flops(length):.2f}x" for length in _LENGTHS)
+    short, long = (f"{dense.cost.flops(length) / structure.cost.flops(length):.2f}x" for length in _LENGTHS)
     found.append(Figure(long, f"fewer FLOPs at {_LENGTHS[1]} tokens", f"{short} at {_LENGTHS[0]}"))
     rung = facts.packed_rung
     if rung is not None:
@@ -52,20 +52,14 @@ def sizes(facts: BundleFacts) -> Table:
     structure, model, files = facts.structure, facts.manifest.model, facts.manifest.files
     dense = structure.dense()
     rows: list[Row] = [
-        ("parameters", f"{model.parameters_dense:,}", f"{model.parameters_stored:,}", f"{model.parameters:,}"),
+        ("parameters", f"{dense.parameters:,}", f"{model.parameters_stored:,}", f"{structure.parameters:,}"),
         ("linear weights", f"{dense.linear_weights:,}", "", f"{structure.linear_weights:,}"),
-        ("heads", f"{model.heads_total:,}", "", f"{model.heads_left:,}"),
+        ("heads", f"{structure.heads_total:,}", "", f"{structure.heads_left:,}"),
         ("FFN units", f"{_units(dense):,}", "", f"{_units(structure):,}"),
     ]
     for length in _LENGTHS:
-        rows.append(
-            (
-                f"GFLOPs for {length} tokens",
-                f"{model.dense_flops(length) / 1e9:.2f}",
-                "",
-                f"{model.flops(length) / 1e9:.2f}",
-            )
-        )
+        before, after = (f"{one.cost.flops(length) / 1e9:.2f}" for one in (dense, structure))
+        rows.append((f"GFLOPs for {length} tokens", before, "", after))
     graphs = [(name, entry) for name, entry in files.items() if name.endswith(".onnx")]
     rows += [(name, "", "", mebibytes(entry.bytes)) for name, entry in sorted(graphs)]
     return Table.of("Before and after", ("", "dense", "as stored", "packed"), rows)
@@ -97,10 +91,9 @@ def origin(facts: BundleFacts) -> Table:
         ("its sha256", manifest.model.sha256),
         ("windows", f"{manifest.max_length} tokens at most, neighbours share {manifest.doc_stride}"),
     ]
-    worst = manifest.fp16_range.get("worst")
-    if worst is not None:
-        text = f"largest magnitude {worst['magnitude']:.4g} of {manifest.fp16_range['limit']:,.0f}, in {worst['name']}"
-        rows.append(("FP16 range gate", f"{text}, over {manifest.fp16_range['windows']:,} windows"))
+    if ranges := manifest.fp16_range:
+        text = f"largest magnitude {ranges.worst_magnitude:.4g} of {ranges.limit:,.0f}, in {ranges.worst_name}"
+        rows.append(("FP16 range gate", f"{text}, over {ranges.windows:,} windows"))
     if parity is not None:
         rows.append(("parity on", f"{parity.squad_name}, sha256 {parity.squad_sha256}"))
     rows.append(("built with", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())))
@@ -123,8 +116,8 @@ def _engine_row(entry: PlanEntry) -> Row:
         f"{entry.flavour} {entry.tensorrt_version}",
         target,
         "; ".join(map(str, entry.profiles)),
-        f"{entry.half_products} of {entry.products}",
-        entry.attention,
+        f"{entry.proof.half_products} of {entry.proof.products}",
+        entry.proof.attention,
         entry.verdict,
     )
 

@@ -12,20 +12,10 @@ from densepack_runtime.question_answering.windows import DOC_STRIDE, MAX_LENGTH,
 from densepack_runtime.sessions.batching import Batching
 from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, Session
+from densepack_runtime.structure import Cost
 
 OnStep = Callable[[str], None]
 OpenSession = Callable[[SessionOptions], Session]
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Floating point operations of one window of S tokens: per_token * S + per_token_pair * S**2."""
-
-    per_token: int
-    per_token_pair: int
-
-    def flops(self, length: int) -> int:
-        return self.per_token * length + self.per_token_pair * length**2
 
 
 @dataclass(frozen=True, slots=True)

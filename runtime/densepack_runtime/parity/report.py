@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from densepack_runtime.bundle import ParityEntry
 from densepack_runtime.errors import InputError
+from densepack_runtime.host.records import Document
 from densepack_runtime.sessions.session import OPTIONAL_PRECISIONS, ComputePrecision
 
 PARITY_KIND = "densepack parity"
@@ -84,20 +85,8 @@ class ParityReport:
             raise InputError(
                 f"a parity report of kind {kind!r} and schema {schema!r} cannot be read: check parity again"
             )
-        try:
-            rungs = tuple(
-                RungReport(
-                    **{
-                        **rung,
-                        "failures": tuple(rung["failures"]),
-                        "worst": tuple(QuestionDifference(**question) for question in rung["worst"]),
-                    }
-                )
-                for rung in record["rungs"]
-            )
-            return cls(record["squad_name"], record["squad_sha256"], rungs)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"the parity report cannot be read ({error!r}): check parity again") from error
+        told = {name: value for name, value in record.items() if name not in ("kind", "schema", "passed")}
+        return Document("the parity report", InputError, "check parity again").record(told, cls)
 
     def with_rung(self, rung: RungReport) -> ParityReport:
         """This ladder with one rung more."""

@@ -161,10 +161,17 @@ def test_the_example_of_use_runs(densepack: CommandLine, folder: Path, default_b
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("eval", "{", "cannot be read as JSON"),
+        ("eval", "{", "x.json cannot be read (it is not JSON: "),
         ("eval", "{}", "lacks squad, exact_match, f1, count: was it written by densepack?"),
-        ("bench", "[]", "lacks ratios, hardware, versions"),
-        ("trade-offs", '[{"name": "a"}]', "is not a list of trade-offs"),
+        (
+            "eval",
+            '{"squad": "s", "exact_match": "x", "f1": 1, "count": 1}',
+            "Expected `float`, got `str` - at `exact_match`",
+        ),
+        ("bench", "[]", "Expected `object`, got `array`"),
+        ("bench", "{}", "lacks ratios, hardware, versions"),
+        ("trade-offs", '[{"name": "a"}]', "missing required field `linear_density` - at `[0]`"),
+        ("trade-offs", "{}", "Expected `array`, got `object`"),
     ],
 )
 def test_measurements_that_are_none(

@@ -16,11 +16,12 @@ from densepack_export.bench.names import SideName, kinds, variants
 from densepack_export.bench.sides import open_side
 from densepack_export.commands import bench as bench_cli
 from densepack_export.commands.bench import _with_texts
-from densepack_runtime.benchmark.sides import Cost, Side, Texts
+from densepack_runtime.benchmark.sides import Side, Texts
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.host.command_record import told_command
 from densepack_runtime.host.here import Host
 from densepack_runtime.sessions.session import Session
+from densepack_runtime.structure import Cost
 from tests.command_line import CommandLine
 from tests.sleeping_session import SleepingSession
 

@@ -82,7 +82,7 @@ def test_fused_attention_builds_for_every_batch(tmp_path: Path, default_bundle: 
     graph = Bundle.open(default_bundle).graph("fp16")
     profiles = bucket_profiles((384,), max_batch, max_length=384)
     built = build_plan(graph, tmp_path / "plan", PlanSettings(), profiles)
-    assert built.entry.attention.startswith("6 fused")
+    assert built.entry.proof.attention.startswith("6 fused")
 
 
 @pytest.mark.parametrize("head_size", [16, 32, 64])
@@ -96,6 +96,6 @@ def test_fused_attention_builds_for_every_gpu(tmp_path: Path, head_size: int) ->
     path = tmp_path / "model.onnx"
     export_onnx(random_module(Structure(1000, 512, 2, 4 * head_size, 4, 48, layers)), path, precision="fp16")
     built = build_plan(path, tmp_path / "plan", PlanSettings())
-    assert built.entry.attention == "2 fused (IAttention: one kernel, or the build fails)"
-    assert built.entry.half_products == built.entry.products == 15
-    assert built.proof.float32.keys() == {"NORMALIZATION", "CAST", "ELEMENTWISE", "GATHER"}
+    assert built.entry.proof.attention == "2 fused (IAttention: one kernel, or the build fails)"
+    assert built.entry.proof.half_products == built.entry.proof.products == 15
+    assert built.entry.proof.float32.keys() == {"NORMALIZATION", "CAST", "ELEMENTWISE", "GATHER"}

@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -15,7 +15,9 @@ from onnx import TensorProto, helper
 
 from densepack_export.graphs.onnx_export import export_onnx
 from densepack_export.plans.builder import DEFAULT_PROFILES, PlanSettings, build_plan, choose_flavour, load_tensorrt
+from densepack_runtime.bundle import MANIFEST
 from densepack_runtime.errors import EngineBuildError, ExportError, InputError, MissingDependencyError
+from densepack_runtime.host.records import data_from_record
 from densepack_runtime.sessions.session import Precision
 from densepack_runtime.sessions.shapes import Profile
 from densepack_runtime.structure import LayerStructure, Structure
@@ -43,8 +45,8 @@ def test_every_exported_graph_builds(exported: ExportedBy, tmp_path: Path, name:
     report = build_plan(made.path, plan, settings(precision)).entry
     assert report.flavour == "tensorrt-rtx"
     assert report.tensorrt_version == trt.__version__
-    assert report.products == made.report.operators["MatMul"]
-    assert report.half_products == (report.products if precision == "fp16" else 0)
+    assert report.proof.products == made.report.operators["MatMul"]
+    assert report.proof.half_products == (report.proof.products if precision == "fp16" else 0)
     assert report.compute_capabilities == ALL_CAPABILITIES
     assert report.profiles == DEFAULT_PROFILES
     assert report.plan_sha256 == hashlib.sha256(plan.read_bytes()).hexdigest()
@@ -69,8 +71,8 @@ def test_bert_large_width_builds(tmp_path: Path, precision: Precision) -> None:
     export_onnx(random_module(structure), graph, precision=precision)
     report = build_plan(graph, tmp_path / "model.plan", replace(PlanSettings(), precision=precision)).entry
     # With attention fused, scores and context are one product.
-    assert report.half_products == (15 if precision == "fp16" else 0)
-    assert report.products == (15 if precision == "fp16" else 17)
+    assert report.proof.half_products == (15 if precision == "fp16" else 0)
+    assert report.proof.products == (15 if precision == "fp16" else 17)
 
 
 def test_settings_and_several_profiles(exported: ExportedBy, tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_settings_and_several_profiles(exported: ExportedBy, tmp_path: Path) -> 
     asked = replace(WRITTEN_OUT, compute_capabilities=("8.6", "8.9"), workspace_bytes=2**28, optimization_level=1)
     report = build_plan(exported("gelu", "fp16").path, tmp_path / "plan", asked, profiles).entry
     assert report.compute_capabilities == ("8.6", "8.9")
-    assert PlanEntry.from_dict(json.loads(json.dumps(asdict(report)))) == report
+    assert MANIFEST.record(json.loads(json.dumps(data_from_record(report))), PlanEntry) == report
     assert report.profiles == profiles
 
 
@@ -124,8 +126,8 @@ def test_planted_float32_product_is_refused(exported: ExportedBy, tmp_path: Path
         build_plan(tmp_path / "planted.onnx", tmp_path / "plan", WRITTEN_OUT)
     assert not (tmp_path / "plan").exists()
     allowed = build_plan(tmp_path / "planted.onnx", tmp_path / "plan", replace(WRITTEN_OUT, allow_fp32=True))
-    assert (allowed.entry.half_products, allowed.entry.products) == (16, 17)
-    assert ("not in float16", "/layer.0/ffn/output/MatMul (FLOAT)") in allowed.proof.rows()
+    assert (allowed.entry.proof.half_products, allowed.entry.proof.products) == (16, 17)
+    assert ("not in float16", "/layer.0/ffn/output/MatMul (FLOAT)") in allowed.entry.proof.rows()
 
 
 def test_float32_graph_is_no_float16_engine(exported: ExportedBy, tmp_path: Path) -> None:

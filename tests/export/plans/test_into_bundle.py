@@ -52,7 +52,7 @@ def test_plans_of_both_precisions(densepack: CommandLine, folder: Path) -> None:
         "engines/tensorrt-rtx-fp32.plan",
     ]
     assert half.verdict == single.verdict == "built, not run"
-    assert (half.half_products, single.half_products) == (43, 0)
+    assert (half.proof.half_products, single.proof.half_products) == (43, 0)
     assert len(half.profiles) == 8
     assert [str(profile) for profile in single.profiles] == ["1x1 / 32x128 / 32x128", "1x129 / 32x384 / 32x384"]
     assert half.onnx_sha256 == bundle.manifest.files["model.fp16.onnx"].sha256
@@ -105,7 +105,7 @@ def test_a_float32_product_closes_the_gate(densepack: CommandLine, folder: Path)
     assert content(folder) == before
     assert densepack("build-engine", str(folder), "--lengths", "384", "--allow-fp32").code == 0
     [entry] = Bundle.open(folder).manifest.engines
-    assert (entry.half_products, entry.products) == (42, 43)
+    assert (entry.proof.half_products, entry.proof.products) == (42, 43)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from densepack_export.graphs.onnx_export import random_batch
 from densepack_export.proofs.range_gate import (
-    LIMIT,
     MOVES,
-    RangeReport,
     measure_fp16_ranges,
-    part_of,
     subnormal_share,
 )
 from densepack_models.packed_bert import PackedBertForQuestionAnswering, SelfAttention
-from densepack_runtime.errors import ExportError, InputError, ParityError
+from densepack_runtime.bundle import MANIFEST
+from densepack_runtime.errors import BundleError, ExportError, InputError, ParityError
+from densepack_runtime.host.records import data_from_record
+from densepack_runtime.sessions.fp16_range import LIMIT, RangeReport, part_of
 from densepack_runtime.sessions.session import Batch
 from densepack_runtime.structure import Structure
 from tests.export.conftest import VARIANTS, ExportedBy, random_module
@@ -198,10 +198,11 @@ def test_padded_positions_count(tiny_structure: Structure) -> None:
 
 def test_report_round_trip() -> None:
     report = RangeReport({"/layer.1/ffn/output/Add": 3.5, "qa_outputs.bias": 0.25}, {"qa_outputs.weight": 0.0}, 12)
-    assert RangeReport.from_dict(json.loads(json.dumps(report.as_dict()))) == report
-    assert report.as_dict()["worst"] == {"name": "/layer.1/ffn/output/Add", "magnitude": 3.5}
-    with pytest.raises(InputError, match="range gate cannot be read: KeyError"):
-        RangeReport.from_dict({"magnitudes": {}})
+    told = json.loads(json.dumps(data_from_record(report)))
+    assert MANIFEST.record(told, RangeReport) == report
+    assert told["worst"] == {"name": "/layer.1/ffn/output/Add", "magnitude": 3.5}
+    with pytest.raises(BundleError, match="the FP16 range gate has measured no tensor"):
+        MANIFEST.record({**told, "magnitudes": {}}, RangeReport)
 
 
 def test_check_names_a_few_and_counts_the_rest() -> None:

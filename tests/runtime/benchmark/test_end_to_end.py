@@ -10,12 +10,13 @@ import pytest
 
 from densepack_runtime.benchmark import end_to_end as benchmark_squad
 from densepack_runtime.benchmark.end_to_end import WARMUP_QUESTIONS, measure_squad, squad_steps
-from densepack_runtime.benchmark.sides import Cost, Settings, Side, Texts
+from densepack_runtime.benchmark.sides import Settings, Side, Texts
 from densepack_runtime.benchmark.tables import ratio_table, squad_table
 from densepack_runtime.errors import InputError, ParityError
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.question_answering.squad import SquadDataset, read_squad, sample_squad_path, score_predictions
 from densepack_runtime.sessions.session import Batch, Logits
+from densepack_runtime.structure import Cost
 from tests.sleeping_session import Clock, SleepingSession
 
 QUESTIONS = 8

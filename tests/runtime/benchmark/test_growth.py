@@ -22,13 +22,14 @@ from densepack_runtime.benchmark.growth import (
     whole_words,
 )
 from densepack_runtime.benchmark.memory import measure_memory
-from densepack_runtime.benchmark.sides import Cell, Cost, Side, Texts
+from densepack_runtime.benchmark.sides import Cell, Side, Texts
 from densepack_runtime.benchmark.tables import growth_table
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.host.fresh_process import in_fresh_process
 from densepack_runtime.host.machine import peak_resident_mib
 from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, Logits, Session
+from densepack_runtime.structure import Cost
 from tests.sleeping_session import OpenSleeping, SleepingSession
 
 SECONDS_PER_TOKEN = 2e-4

@@ -14,12 +14,13 @@ from densepack_runtime.benchmark import document
 from densepack_runtime.benchmark import latency as benchmark
 from densepack_runtime.benchmark.document import BENCHMARK_KIND, BENCHMARK_SCHEMA, run_benchmark
 from densepack_runtime.benchmark.latency import latency_steps
-from densepack_runtime.benchmark.sides import Cell, Cost, Settings, Side, settle, synthetic_batch
+from densepack_runtime.benchmark.sides import Cell, Settings, Side, settle, synthetic_batch
 from densepack_runtime.benchmark.statistics import percentiles_ms, ratios, spread
 from densepack_runtime.benchmark.tables import latency_table, ratio_table
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.machine import peak_gflops
 from densepack_runtime.sessions.session import Batch, Logits
+from densepack_runtime.structure import Cost
 from tests.sleeping_session import Clock, SleepingSession
 
 PEAK = 100.0  # GFLOP/s

@@ -331,5 +331,5 @@ def test_a_report_survives_its_json(run: ParityRun) -> None:
 def test_other_documents_are_no_parity_reports() -> None:
     with pytest.raises(InputError, match="of kind 'x' and schema None cannot be read"):
         ParityReport.from_dict({"kind": "x"})
-    with pytest.raises(InputError, match=r"cannot be read \(KeyError\('rungs'\)\)"):
+    with pytest.raises(InputError, match="cannot be read .*missing required field `squad_name`"):
         ParityReport.from_dict({"kind": "densepack parity", "schema": 1})

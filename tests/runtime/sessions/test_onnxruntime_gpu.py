@@ -17,7 +17,7 @@ from densepack_runtime.sessions.onnxruntime_gpu import OnnxRuntimeGpuSession, pr
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, Logits
-from densepack_runtime.structure import Structure
+from densepack_runtime.structure import LayerStructure, Structure
 
 # Padding changes the order of summation, in float32.
 TOLERANCE = 1e-4
@@ -36,7 +36,7 @@ def session(graph: Path) -> Iterator[OnnxRuntimeGpuSession]:
 
 
 def batches() -> list[Batch]:
-    structure = Structure(30522, 512, 2, 384, 12, 1536, ())
+    structure = Structure(30522, 512, 2, 384, 12, 1536, (LayerStructure((), (), 0),))
     return [random_batch(structure, *shape) for shape in SHAPES]
 
 

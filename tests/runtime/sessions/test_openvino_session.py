@@ -213,9 +213,9 @@ def test_int8_is_for_every_wide_product_with_weights_but_the_head(default_bundle
     bundle = Bundle.open(default_bundle)
     openvino = module.import_openvino()
     model = openvino.Core().read_model(str(bundle.graph("fp32")))
-    layers = bundle.manifest.model.structure["layers"]
-    attention = sum(4 for layer in layers if layer["heads"])
-    wide = [len(layer["ffn_units"]) >= openvino_int8.GROUP_SIZE for layer in layers if layer["ffn_units"]]
+    layers = bundle.manifest.model.structure.layers
+    attention = sum(4 for layer in layers if layer.heads)
+    wide = [len(layer.ffn_units) >= openvino_int8.GROUP_SIZE for layer in layers if layer.ffn_units]
     assert not all(wide)
     ffn = len(wide) + sum(wide)
     assert openvino_int8.with_int8_weights(openvino, model) == attention + ffn

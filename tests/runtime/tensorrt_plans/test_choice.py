@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from densepack_runtime.bundle import Bundle
+from densepack_runtime.bundle import MANIFEST, Bundle
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.host.flavours import Flavour
 from densepack_runtime.host.gpus import Gpu
 from densepack_runtime.host.here import Host
+from densepack_runtime.host.records import data_from_record
 from densepack_runtime.sessions.shapes import Profile, bucket_profiles
 from densepack_runtime.tensorrt_plans.choice import choose_plan, misfit, require_plan
 from densepack_runtime.tensorrt_plans.record import PlanEntry
@@ -38,7 +39,7 @@ def bundle(*entries: PlanEntry) -> Bundle:
 
 def test_an_entry_survives_json() -> None:
     entry = plan_entry(warnings=("slow",), version_compatible=True)
-    assert PlanEntry.from_dict(json.loads(json.dumps(asdict(entry)))) == entry
+    assert MANIFEST.record(json.loads(json.dumps(data_from_record(entry))), PlanEntry) == entry
     assert (entry.max_batch, entry.max_length) == (8, 128)
 
 

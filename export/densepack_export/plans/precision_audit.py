@@ -1,8 +1,7 @@
-"""Proof of precision: what computes in float16, what stays in float32 and why, and whether attention is fused.
+"""The audit of a network's precision, from which its `PrecisionProof` comes.
 
     proof = audit_network(trt, network)         # before building
     proof.check("fp16")
-    proof.rows()
 
 A TensorRT build of a float32 graph ends without an error and gives a float32 engine, several times slower. In a
 strongly typed network the types of the parsed layers are those of the engine, so they are counted before building. On
@@ -15,87 +14,18 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from densepack_runtime.errors import EngineBuildError
-from densepack_runtime.sessions.session import Precision
+from densepack_runtime.tensorrt_plans.precision_proof import REASONS, PrecisionProof
 
 if TYPE_CHECKING:
     import tensorrt as trt_types
 
 # Layers that multiply matrices, by the names of LayerType; fused attention is reported by its input layer.
 PRODUCT_LAYERS = ("MATRIX_MULTIPLY", "EINSUM", "CONVOLUTION", "ATTENTION_INPUT")
-# Why a layer of a float16 graph computes in float32, by the name of its LayerType.
-REASONS = {
-    "NORMALIZATION": "LayerNorm: sums over the hidden width",
-    "SOFTMAX": "softmax: sums of exponentials",
-    "CAST": "the way into and out of float32",
-    "ELEMENTWISE": "sums that go into LayerNorm or softmax",
-    "GATHER": "logits, which leave in float32",
-}
 UNKNOWN_HERE = "unknown here: only the inspector on a GPU can tell"
-_NAMED_IN_ERROR = 5
 _FUSED_NAME = re.compile(r"mha|attention", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class PrecisionProof:
-    """`products` matrix products, of which `other` (name and types) are not Half; `float32` counts layers by kind.
-
-    `attention` says whether attention is fused. `engine` is what the inspector found in the finished engine, empty
-    where no GPU could tell.
-    """
-
-    products: int
-    other: tuple[str, ...]
-    float32: dict[str, int]
-    attention: str
-    engine: str = ""
-
-    @property
-    def half_products(self) -> int:
-        return self.products - len(self.other)
-
-    def check(self, precision: Precision, *, allow_fp32: bool = False) -> None:
-        """Raise EngineBuildError when a product is not of the precision that was asked for."""
-        if precision == "fp16" and self.other and not allow_fp32:
-            named = ", ".join(self.other[:_NAMED_IN_ERROR])
-            more = f" and {len(self.other) - _NAMED_IN_ERROR} more" if len(self.other) > _NAMED_IN_ERROR else ""
-            raise EngineBuildError(
-                f"{len(self.other)} of {self.products} matrix products are not in float16: {named}{more}. Build from "
-                "the graph that was exported with precision fp16, or accept them with --allow-fp32"
-            )
-        if precision == "fp32" and self.half_products:
-            raise EngineBuildError(
-                f"{self.half_products} of {self.products} matrix products are in float16, and fp32 was asked for: "
-                "build from the graph that was exported with precision fp32"
-            )
-
-    def with_engine(self, information: str) -> PrecisionProof:
-        """The proof with what the engine inspector says about the finished engine (JSON)."""
-        return replace(self, engine=describe_engine(information))
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "other": list(self.other)}
-
-    @classmethod
-    def from_dict(cls, record: dict[str, Any]) -> PrecisionProof:
-        """The proof as a manifest holds it."""
-        return cls(**{**record, "other": tuple(record["other"])})
-
-    def rows(self) -> list[tuple[str, str]]:
-        """What to show to a person: (what, value)."""
-        rows = [("matrix products in float16", f"{self.half_products} of {self.products}")]
-        rows += [("not in float16", name) for name in self.other if self.half_products]
-        rows += [
-            (f"in float32: {count} {kind.lower()}", REASONS.get(kind, "no reason known"))
-            for kind, count in self.float32.items()
-        ]
-        rows.append(("attention", self.attention))
-        rows.append(("engine inspector", self.engine or "no GPU here to ask"))
-        return rows
 
 
 def audit_network(trt: ModuleType, network: trt_types.INetworkDefinition) -> PrecisionProof:
