@@ -56,6 +56,8 @@ FLOORS: dict[str, Floors] = {
 }
 # What a reader sees of a package at its top, so that a new idea goes into a folder.
 MOST_ENTRIES = {"densepack_runtime": 14, "densepack_models": 12, "densepack_export": 16}
+# How files of transformers spell the parts of a BERT: `families` knows, and nobody else.
+FILE_NAMES = ("attention.self", "intermediate.dense", "output.dense", "bert.encoder", "encoder.layer")
 HEAVY = ("torch", "transformers", "onnx", "onnxscript", "safetensors", "polygraphy")
 # `import densepack_runtime` has to be free; 0.3 s is what the slowest of our machines may take, interpreter excluded.
 IMPORT_SECONDS = 0.3
@@ -94,6 +96,16 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_the_top_of_a_package_is_seen_at_a_glance(package: str) -> None:
     entries = sorted(path.name for path in ROOTS[package].iterdir() if path.name != "__pycache__")
     assert len(entries) <= MOST_ENTRIES[package], entries
+
+
+def test_only_families_know_how_files_spell_names() -> None:
+    faults = [
+        f"{source.name} says {name}"
+        for source in SOURCES
+        for name in FILE_NAMES
+        if name in source.text and not source.name.startswith("densepack_models.families")
+    ]
+    assert faults == []
 
 
 def planted(name: str, text: str) -> list[Source]:
@@ -177,3 +189,8 @@ def test_command_line_starts_quickly_and_imports_no_torch() -> None:
     done = run_python("import sys, densepack_export.cli; print([n for n in sys.modules if n in ('torch', 'onnx')])")
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
     assert time.perf_counter() - start < 30
+
+
+def test_a_package_shows_all_that_its_face_promises() -> None:
+    done = run_python("import densepack_models as m; print([getattr(m, n).__name__ for n in m.__all__] == m.__all__)")
+    assert done.stdout.strip() == "True", done.stderr

@@ -113,7 +113,7 @@ def _densities(tensors: dict[str, Tensor], index: int, structure: Structure) -> 
     sizes = dict.fromkeys(("query", "key", "value", "output"), hidden * hidden)
     sizes |= dict.fromkeys(("FFN in", "FFN out"), hidden * structure.intermediate_size)
     found = {}
-    for name, key in MATRICES.items():
-        tensor = tensors.get(f"bert.encoder.layer.{index}.{key}")
+    for name, module in MATRICES.items():
+        tensor = tensors.get(f"layer.{index}.{module}.weight")
         found[name] = 0.0 if tensor is None else int(tensor.count_nonzero()) / sizes[name]
     return found

@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from densepack_models.formats.checkpoint import Checkpoint
+from densepack_models.formats.tensors import HEAD_AXES, UNIT_AXES
 from densepack_models.packed_bert import PackedBertForQuestionAnswering, make_activation
-from densepack_models.packing_report import PackReport, _report
+from densepack_models.packing_report import PackReport, report_packing
 from densepack_models.reference import reference_module
 from densepack_models.weights import module_from_tensors
 from densepack_runtime.errors import InputError
@@ -62,7 +63,7 @@ def pack_with_report(
     else:
         structure, tensors = _cut(checkpoint, pad_to, drop_query_dead_heads)
     packed = module_from_tensors(structure, checkpoint.config, tensors, dtype)
-    return packed, _report(checkpoint, structure)
+    return packed, report_packing(checkpoint, structure)
 
 
 def analyse(checkpoint: Checkpoint) -> Structure:
@@ -116,16 +117,16 @@ class _Layer:
 
     def head_columns(self) -> Tensor:
         """The attention output weight by head, [heads, hidden, head size]."""
-        weight = self.tensors["attention.output.dense.weight"]
+        weight = self.tensors["attention.output.weight"]
         return weight.view(len(weight), len(self.heads), self.head_size).transpose(0, 1)
 
 
 def _cut(checkpoint: Checkpoint, pad_to: int, drop_query_dead: bool) -> tuple[Structure, dict[str, Tensor]]:
-    blank = blank_structure(checkpoint)
-    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith("bert.encoder.")}
+    blank = checkpoint.blank
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith("layer.")}
     layers = []
     for index in range(blank.num_layers):
-        prefix = f"bert.encoder.layer.{index}."
+        prefix = f"layer.{index}."
         stored = {
             name.removeprefix(prefix): tensor for name, tensor in checkpoint.tensors.items() if name.startswith(prefix)
         }
@@ -149,35 +150,13 @@ def _cut(checkpoint: Checkpoint, pad_to: int, drop_query_dead: bool) -> tuple[St
     return replace(blank, layers=tuple(layers)), tensors
 
 
-def blank_structure(checkpoint: Checkpoint) -> Structure:
-    """The sizes of a checkpoint from its configuration, with empty layers."""
-    config = checkpoint.config
-    empty = LayerStructure(heads=(), ffn_units=(), ffn_width=0)
-    activation = str(config.get("hidden_act", "gelu"))
-    return Structure(
-        vocab_size=config["vocab_size"],
-        max_position_embeddings=config["max_position_embeddings"],
-        type_vocab_size=config["type_vocab_size"],
-        hidden_size=config["hidden_size"],
-        num_attention_heads=config["num_attention_heads"],
-        intermediate_size=config["intermediate_size"],
-        layers=(empty,) * config["num_hidden_layers"],
-        layer_norm_eps=config.get("layer_norm_eps", 1e-12),
-        hidden_act=activation,  # type: ignore[arg-type]  # load_checkpoint accepts only the known ones
-        layer_norm_type=config.get("layer_norm_type", "layer_norm"),
-        head_ids=checkpoint.head_ids,
-        ffn_positions=checkpoint.ffn_positions,
-        source_sha256=checkpoint.sha256,
-    )
-
-
 def _cut_heads(layer: _Layer, drop_query_dead: bool) -> tuple[int, ...]:
     """Drop dead heads of a layer, fold their constants into the output bias; returns the ids of the survivors."""
     if not layer.heads:
         return ()
-    value, value_bias = layer.head_rows("attention.self.value.weight"), layer.head_rows("attention.self.value.bias")
+    value, value_bias = layer.head_rows("attention.value.weight"), layer.head_rows("attention.value.bias")
     output = layer.head_columns()
-    bias = layer.tensors["attention.output.dense.bias"].double()
+    bias = layer.tensors["attention.output.bias"].double()
     kept = []
     for place, head in enumerate(layer.heads):
         if not output[place].any():
@@ -193,64 +172,56 @@ def _cut_heads(layer: _Layer, drop_query_dead: bool) -> tuple[int, ...]:
             layer.query_dead.append(head)
         kept.append(place)
     if layer.folded_heads:  # an untouched bias keeps its stored bits
-        layer.tensors["attention.output.dense.bias"] = bias
+        layer.tensors["attention.output.bias"] = bias
     _keep_heads(layer, kept)
     return tuple(layer.heads[place] for place in kept)
 
 
 def _queries_matter(layer: _Layer, place: int) -> bool:
     """Whether the attention of a head depends on who asks: neither its queries nor its keys are all zero."""
-    names = ("attention.self.query.weight", "attention.self.key.weight")
-    return all(bool(layer.head_rows(name)[place].any()) for name in names)
+    return all(bool(layer.head_rows(f"attention.{name}.weight")[place].any()) for name in ("query", "key"))
 
 
 def _keep_heads(layer: _Layer, kept: list[int]) -> None:
     if not kept:
-        for name in ("query", "key", "value"):
-            del layer.tensors[f"attention.self.{name}.weight"], layer.tensors[f"attention.self.{name}.bias"]
-        del layer.tensors["attention.output.dense.weight"]
+        for name in HEAD_AXES:
+            del layer.tensors[name]
         return
     if len(kept) == len(layer.heads):
         return
-    for name in ("query", "key", "value"):
-        for part in ("weight", "bias"):
-            key = f"attention.self.{name}.{part}"
-            layer.tensors[key] = layer.head_rows(key)[kept].flatten(0, 1)
+    for name, axis in HEAD_AXES.items():
+        if axis == 0:
+            layer.tensors[name] = layer.head_rows(name)[kept].flatten(0, 1)
     columns = layer.head_columns()[kept]  # [kept, hidden, head size]
-    layer.tensors["attention.output.dense.weight"] = columns.transpose(0, 1).flatten(1)
+    layer.tensors["attention.output.weight"] = columns.transpose(0, 1).flatten(1)
 
 
 def _cut_units(tensors: dict[str, Tensor], activation: str) -> tuple[list[int], int]:
     """Drop dead FFN units, fold their constants into the second bias; positions of the survivors, number folded."""
-    first, first_bias = tensors["intermediate.dense.weight"], tensors["intermediate.dense.bias"]
-    second = tensors["output.dense.weight"]
+    first, first_bias = tensors["ffn.intermediate.weight"], tensors["ffn.intermediate.bias"]
+    second = tensors["ffn.output.weight"]
     used = (second != 0).any(0)  # [units]
     alive = used & (first != 0).any(1)
     constant = make_activation(activation)(first_bias.double())
     folded = used & ~alive & (constant != 0)
     if folded.any():
-        tensors["output.dense.bias"] = (
-            tensors["output.dense.bias"].double() + second[:, folded].double() @ constant[folded]
-        )
+        tensors["ffn.output.bias"] = tensors["ffn.output.bias"].double() + second[:, folded].double() @ constant[folded]
     kept = alive.nonzero().flatten()
     if len(kept) < len(alive):
-        tensors["intermediate.dense.weight"], tensors["intermediate.dense.bias"] = first[kept], first_bias[kept]
-        tensors["output.dense.weight"] = second[:, kept]
+        for name, axis in UNIT_AXES.items():
+            tensors[name] = tensors[name].index_select(axis, kept)
     return kept.tolist(), int(folded.sum())
 
 
 def _pad_units(tensors: dict[str, Tensor], width: int) -> None:
     """Bring the FFN to `width` with zero units behind the live ones; with width 0 only the bias remains."""
-    if width == 0:
-        for name in ("intermediate.dense.weight", "intermediate.dense.bias", "output.dense.weight"):
+    missing = width - len(tensors["ffn.intermediate.bias"])
+    for name, axis in UNIT_AXES.items():
+        if width == 0:
             del tensors[name]
-        return
-    missing = width - len(tensors["intermediate.dense.bias"])
-    if missing:
-        pad = torch.nn.functional.pad
-        tensors["intermediate.dense.weight"] = pad(tensors["intermediate.dense.weight"], (0, 0, 0, missing))
-        tensors["intermediate.dense.bias"] = pad(tensors["intermediate.dense.bias"], (0, missing))
-        tensors["output.dense.weight"] = pad(tensors["output.dense.weight"], (0, missing))
+        elif missing:
+            behind = (0, 0) * (tensors[name].ndim - 1 - axis) + (0, missing)  # last axis first
+            tensors[name] = torch.nn.functional.pad(tensors[name], behind)
 
 
 def _unit_positions(checkpoint: Checkpoint, index: int, units: list[int]) -> tuple[int, ...]:

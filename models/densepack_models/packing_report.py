@@ -1,12 +1,13 @@
-"""What packing removed, folded and kept, for a person and as JSON."""
+"""What packing removed, folded and kept, for a person and as JSON.
+
+report = report_packing(checkpoint, packed.structure)
+report.rows(), report.totals(), report.as_dict()
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
-
-from torch import Tensor
 
 from densepack_models.formats.checkpoint import Checkpoint
 from densepack_runtime.structure import Structure
@@ -59,8 +60,8 @@ class PackReport:
                 str(index),
                 str(len(layer.heads_kept)),
                 str(len(layer.heads_removed)),
-                _numbers(layer.folded_heads),
-                _numbers(layer.query_dead_heads),
+                _ids(layer.folded_heads),
+                _ids(layer.query_dead_heads),
                 str(layer.units_kept),
                 str(layer.units_stored),
                 str(layer.units_folded),
@@ -82,25 +83,25 @@ class PackReport:
         return rows
 
 
-def _numbers(values: tuple[int, ...]) -> str:
-    return " ".join(map(str, values)) or "–"
+def _ids(heads: tuple[int, ...]) -> str:
+    return " ".join(map(str, heads)) or "–"
 
 
-def _report(checkpoint: Checkpoint, structure: Structure) -> PackReport:
+def report_packing(checkpoint: Checkpoint, structure: Structure) -> PackReport:
+    """What was done to a checkpoint of which `structure` is left."""
     everything = range(structure.num_attention_heads)
-    stored = _stored_widths(checkpoint.tensors, structure.num_layers)
     layers = tuple(
         LayerReport(
             heads_kept=layer.heads,
             heads_removed=tuple(head for head in everything if head not in layer.heads),
             folded_heads=layer.folded_heads,
             query_dead_heads=layer.query_dead_heads,
-            units_stored=width,
+            units_stored=_units_stored(checkpoint, index),
             units_kept=len(layer.ffn_units),
             units_folded=layer.folded_units,
             ffn_width=layer.ffn_width,
         )
-        for layer, width in zip(structure.layers, stored, strict=True)
+        for index, layer in enumerate(structure.layers)
     )
     return PackReport(
         source=checkpoint.source,
@@ -111,6 +112,6 @@ def _report(checkpoint: Checkpoint, structure: Structure) -> PackReport:
     )
 
 
-def _stored_widths(tensors: Mapping[str, Tensor], layers: int) -> list[int]:
-    names = (f"bert.encoder.layer.{index}.intermediate.dense.bias" for index in range(layers))
-    return [len(tensors[name]) if name in tensors else 0 for name in names]
+def _units_stored(checkpoint: Checkpoint, index: int) -> int:
+    bias = checkpoint.tensors.get(f"layer.{index}.ffn.intermediate.bias")
+    return 0 if bias is None else len(bias)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForQuestionAnswering
 
 from densepack_models.formats.checkpoint import Checkpoint
+from densepack_models.formats.tensors import HEAD_AXES, UNIT_AXES, head_rows, spread
 
 # Fields of config.json that describe how the file is stored, not the model that transformers has to build.
 _STORAGE_FIELDS = ("pruned_heads", "architectures", "dtype", "torch_dtype", "transformers_version", "model_type")
@@ -51,8 +52,8 @@ def reference_module(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float
     """The full-size module of a checkpoint, in `dtype`, strictly loaded (RuntimeError would be a fault of ours)."""
     settings = {name: value for name, value in checkpoint.config.items() if name not in _STORAGE_FIELDS}
     bert = BertForQuestionAnswering(BertConfig(**settings))
-    if checkpoint.config.get("layer_norm_type") == "no_norm":
-        _replace_norms(bert, checkpoint.config["hidden_size"])
+    if checkpoint.blank.layer_norm_type == "no_norm":
+        _replace_norms(bert, checkpoint.blank.hidden_size)
     nn.Module.to(bert, dtype)  # transformers' own `to` is typed for other things
     bert.load_state_dict(_full_size_tensors(checkpoint, dtype), strict=True)
     return ReferenceModule(bert)
@@ -67,37 +68,17 @@ def _replace_norms(module: nn.Module, hidden_size: int) -> None:
 
 
 def _full_size_tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors in `dtype` at their full size: cut heads and units are zeros at the places they had."""
-    config = checkpoint.config
-    hidden, units = config["hidden_size"], config["intermediate_size"]
-    head_size = hidden // config["num_attention_heads"]
+    """All tensors under transformers' names, in `dtype`, at full size: what was cut is zeros at the place it had."""
+    sizes = checkpoint.blank
     tensors = {name: tensor.to(dtype) for name, tensor in checkpoint.tensors.items()}
     for index, heads in enumerate(checkpoint.heads):
-        prefix = f"bert.encoder.layer.{index}."
-        places = [head * head_size + offset for head in heads for offset in range(head_size)]
-        for name in ("query", "key", "value"):
-            _spread(tensors, f"{prefix}attention.self.{name}.weight", places, (hidden, hidden), 0)
-            _spread(tensors, f"{prefix}attention.self.{name}.bias", places, (hidden,), 0)
-        _spread(tensors, f"{prefix}attention.output.dense.weight", places, (hidden, hidden), 1)
-        live = _unit_places(checkpoint, index, tensors.get(f"{prefix}intermediate.dense.bias"))
-        _spread(tensors, f"{prefix}intermediate.dense.weight", live, (units, hidden), 0)
-        _spread(tensors, f"{prefix}intermediate.dense.bias", live, (units,), 0)
-        _spread(tensors, f"{prefix}output.dense.weight", live, (hidden, units), 1)
-    return tensors
+        spread(tensors, index, HEAD_AXES, places=head_rows(heads, sizes.head_size), size=sizes.hidden_size)
+        spread(tensors, index, UNIT_AXES, places=_unit_places(checkpoint, index), size=sizes.intermediate_size)
+    return checkpoint.family.file_names(tensors)
 
 
-def _unit_places(checkpoint: Checkpoint, index: int, bias: Tensor | None) -> list[int]:
+def _unit_places(checkpoint: Checkpoint, index: int) -> Sequence[int]:
     """Where the stored FFN units of a layer belong. Zero units that packing padded with have no place: left out."""
     if checkpoint.structure is not None:
-        return list(checkpoint.structure.layers[index].ffn_units)
-    return list(range(0 if bias is None else len(bias)))
-
-
-def _spread(tensors: dict[str, Tensor], name: str, places: Sequence[int], shape: tuple[int, ...], axis: int) -> None:
-    """Put the rows (axis 0) or columns (axis 1) of a stored tensor at their places in one of full size."""
-    stored = tensors.get(name)
-    full = torch.zeros(shape, dtype=torch.float32 if stored is None else stored.dtype)
-    if stored is not None and places:
-        index = torch.tensor(places)
-        full.index_copy_(axis, index, stored.narrow(axis, 0, len(places)))
-    tensors[name] = full
+        return checkpoint.structure.layers[index].ffn_units
+    return range(len(checkpoint.tensors[f"layer.{index}.ffn.intermediate.bias"]))

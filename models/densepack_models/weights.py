@@ -1,4 +1,4 @@
-"""Between tensors under transformers' names and the packed module.
+"""Between tensors and the packed module: names are the module's own, shapes are packed.
 
 Stored weights are unscaled; 1/sqrt(head size) is multiplied into the query projection when the module is built. The
 unscaled query tensors stay beside the module, so that what is written back equals what was read, bit for bit.
@@ -9,6 +9,7 @@ unscaled query tensors stay beside the module, so that what is written back equa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,46 +20,14 @@ from densepack_models.packed_bert import PackedBertForQuestionAnswering, SelfAtt
 from densepack_runtime.errors import CheckpointError
 from densepack_runtime.structure import Structure
 
-_EMBEDDINGS = {
-    "embeddings.word.weight": "bert.embeddings.word_embeddings.weight",
-    "embeddings.position.weight": "bert.embeddings.position_embeddings.weight",
-    "embeddings.token_type.weight": "bert.embeddings.token_type_embeddings.weight",
-    "embeddings.norm": "bert.embeddings.LayerNorm",
-    "qa_outputs": "qa_outputs",
-}
-_ATTENTION = {
-    "attention.query": "attention.self.query",
-    "attention.key": "attention.self.key",
-    "attention.value": "attention.self.value",
-    "attention.output": "attention.output.dense",
-}
-_FFN = {"ffn.intermediate": "intermediate.dense", "ffn.output": "output.dense"}
 
+def tensor_name(parameter: str) -> str:
+    """What a parameter of the packed module is called as a tensor: the same.
 
-def checkpoint_name(parameter: str) -> str:
-    """The name under which transformers' checkpoints store a parameter of the packed module."""
-    for ours, theirs in _EMBEDDINGS.items():
-        if parameter == ours or parameter.startswith(f"{ours}."):
-            return theirs + parameter.removeprefix(ours)
-    _, number, rest = parameter.split(".", 2)
-    return f"bert.encoder.layer.{number}.{_layer_name(rest)}"
-
-
-def _layer_name(rest: str) -> str:
-    special = {
-        "attention.bias": "attention.output.dense.bias",  # a block that lost everything keeps its output bias
-        "ffn.bias": "output.dense.bias",
-        "attention_norm.norm.weight": "attention.output.LayerNorm.weight",
-        "attention_norm.norm.bias": "attention.output.LayerNorm.bias",
-        "ffn_norm.norm.weight": "output.LayerNorm.weight",
-        "ffn_norm.norm.bias": "output.LayerNorm.bias",
-    }
-    if rest in special:
-        return special[rest]
-    for ours, theirs in (_ATTENTION | _FFN).items():
-        if rest.startswith(f"{ours}."):
-            return theirs + rest.removeprefix(ours)
-    raise KeyError(rest)
+    Only the bare bias of a block that lost everything, "layer.3.ffn.bias", is the "layer.3.ffn.output.bias" that it
+    always was.
+    """
+    return re.sub(r"^(layer\.\d+\.(attention|ffn))\.bias$", r"\1.output.bias", parameter)
 
 
 def module_from_tensors(
@@ -75,7 +44,7 @@ def module_from_tensors(
     faults = []
     with torch.no_grad():
         for name, parameter in packed.named_parameters():
-            stored = checkpoint_name(name)
+            stored = tensor_name(name)
             if stored not in tensors:
                 faults.append(f"{stored} is missing")
             elif tensors[stored].shape != parameter.shape:
@@ -93,10 +62,10 @@ def module_from_tensors(
 
 
 def tensors_from_module(packed: PackedBertForQuestionAnswering) -> dict[str, Tensor]:
-    """The module's tensors under transformers' names, queries unscaled: what `module_from_tensors` was given."""
-    tensors = {checkpoint_name(name): parameter.detach() for name, parameter in packed.named_parameters()}
+    """The module's tensors, queries unscaled: what `module_from_tensors` was given."""
+    tensors = {tensor_name(name): parameter.detach() for name, parameter in packed.named_parameters()}
     for index, (weight, bias) in packed.unscaled_queries.items():
-        prefix = f"bert.encoder.layer.{index}.attention.self.query"
+        prefix = f"layer.{index}.attention.query"
         tensors[f"{prefix}.weight"], tensors[f"{prefix}.bias"] = weight, bias
     return tensors
 

@@ -30,14 +30,14 @@ _LEAST = {
     "num_layers": 1,
 }
 
-# The weight matrices of a layer, by the name in transformers.
+# The weight matrices of a layer: what tables call them, and the packed module's parts that have them.
 MATRICES = {
-    "query": "attention.self.query.weight",
-    "key": "attention.self.key.weight",
-    "value": "attention.self.value.weight",
-    "output": "attention.output.dense.weight",
-    "FFN in": "intermediate.dense.weight",
-    "FFN out": "output.dense.weight",
+    "query": "attention.query",
+    "key": "attention.key",
+    "value": "attention.value",
+    "output": "attention.output",
+    "FFN in": "ffn.intermediate",
+    "FFN out": "ffn.output",
 }
 
 Activation = Literal["gelu", "gelu_new", "relu"]

@@ -234,13 +234,9 @@ def test_a_failed_fp32_rung_of_openvino_leaves_no_bundle(
 def scaled_value(checkpoint: Checkpoint) -> Checkpoint:
     """Value projection of layer 2 times 2^12, its output projection times 2^-12: the same function in FP32."""
     tensors = dict(checkpoint.tensors)
-    prefix = "bert.encoder.layer.2.attention"
-    for name, factor in (
-        ("self.value.weight", 2.0**12),
-        ("self.value.bias", 2.0**12),
-        ("output.dense.weight", 2.0**-12),
-    ):
-        tensors[f"{prefix}.{name}"] = tensors[f"{prefix}.{name}"].float() * factor
+    for part, factor in (("value.weight", 2.0**12), ("value.bias", 2.0**12), ("output.weight", 2.0**-12)):
+        name = f"layer.2.attention.{part}"
+        tensors[name] = tensors[name].float() * factor
     return replace(checkpoint, tensors=tensors)
 
 

@@ -31,7 +31,7 @@ def test_published_figures(tmp_path: Path, default_tokenizer_json: str) -> None:
 def test_densities_count_what_is_not_zero() -> None:
     checkpoint = tiny_checkpoint()
     tensors = dict(checkpoint.tensors)
-    name = "bert.encoder.layer.1.attention.self.query.weight"
+    name = "layer.1.attention.query.weight"
     tensors[name] = tensors[name].clone()
     tensors[name][:8] = 0
     inspection = inspect(replace(checkpoint, tensors=tensors))

@@ -25,9 +25,8 @@ FP32_TOLERANCE = 1e-5
 # A rule applied wrongly moves logits of these models by far more than rounding does.
 VISIBLE = 1e-4
 
-ATTENTION = "bert.encoder.layer.1.attention.self"
-OUTPUT = "bert.encoder.layer.1.attention.output.dense"
-FIRST, SECOND = "bert.encoder.layer.1.intermediate.dense", "bert.encoder.layer.1.output.dense"
+ATTENTION, OUTPUT = "layer.1.attention", "layer.1.attention.output"
+FIRST, SECOND = "layer.1.ffn.intermediate", "layer.1.ffn.output"
 HEAD = 8  # head size of the tiny checkpoint
 HEAD_2 = slice(2 * HEAD, 3 * HEAD)
 
@@ -212,22 +211,22 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
     )
     tensors = dict(checkpoint.tensors)
     for layer in range(2):
-        prefix = f"bert.encoder.layer.{layer}"
+        prefix = f"layer.{layer}"
         for head in draw(st.sets(st.integers(0, heads - 1))):
             size = checkpoint.config["hidden_size"] // heads
             rows = slice(head * size, (head + 1) * size)
             kind = draw(st.sampled_from(["query", "key", "value", "output"]))
             if kind == "output":
-                zero(tensors, f"{prefix}.attention.output.dense.weight", (slice(None), rows))
+                zero(tensors, f"{prefix}.attention.output.weight", (slice(None), rows))
             else:
-                zero(tensors, f"{prefix}.attention.self.{kind}.weight", rows)
+                zero(tensors, f"{prefix}.attention.{kind}.weight", rows)
                 if draw(st.booleans()):
-                    zero(tensors, f"{prefix}.attention.self.{kind}.bias", rows)
+                    zero(tensors, f"{prefix}.attention.{kind}.bias", rows)
         for unit in draw(st.sets(st.integers(0, checkpoint.config["intermediate_size"] - 1))):
             if draw(st.booleans()):
-                zero(tensors, f"{prefix}.intermediate.dense.weight", unit)
+                zero(tensors, f"{prefix}.ffn.intermediate.weight", unit)
             else:
-                zero(tensors, f"{prefix}.output.dense.weight", (slice(None), unit))
+                zero(tensors, f"{prefix}.ffn.output.weight", (slice(None), unit))
     return replace(checkpoint, tensors=tensors)
 
 

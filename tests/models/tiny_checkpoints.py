@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForQuestionAnswering
 
+from densepack_models.families.bert import BERT
 from densepack_models.formats.checkpoint import Checkpoint
 
 
@@ -33,7 +34,7 @@ def tiny_checkpoint(*, seed: int = 0, **changes: Any) -> Checkpoint:
     tensors = {}
     for name, tensor in model.state_dict().items():
         noise = torch.randn(tensor.shape, generator=generator)
-        tensors[name] = 1 + 0.1 * noise if name.endswith("LayerNorm.weight") else 0.2 * noise
+        tensors[BERT.canonical_name(name)] = 1 + 0.1 * noise if name.endswith("LayerNorm.weight") else 0.2 * noise
     every_head = tuple(range(sizes["num_attention_heads"]))
     return Checkpoint(
         config={"model_type": "bert", "architectures": ["BertForQuestionAnswering"], **sizes},

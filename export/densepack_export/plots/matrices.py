@@ -20,15 +20,6 @@ if TYPE_CHECKING:
     from densepack_models.formats.checkpoint import Checkpoint
 
 BLOCK = 32
-# Where the packed module has them.
-_MODULES = {
-    "query": "attention.query",
-    "key": "attention.key",
-    "value": "attention.value",
-    "output": "attention.output",
-    "FFN in": "ffn.intermediate",
-    "FFN out": "ffn.output",
-}
 # Matrices whose heads or units are columns; those of the others are rows.
 _BY_COLUMNS = ("output", "FFN out")
 
@@ -55,7 +46,7 @@ def matrices_of_checkpoint(checkpoint: Checkpoint, structure: Structure) -> tupl
     """All matrices of a checkpoint; heads that it stores are put where they were, FFN units stay as stored."""
 
     def find(layer: int, name: str) -> tuple[NonZero | None, Sequence[int]]:
-        tensor = checkpoint.tensors.get(f"bert.encoder.layer.{layer}.{MATRICES[name]}")
+        tensor = checkpoint.tensors.get(f"layer.{layer}.{MATRICES[name]}.weight")
         if tensor is None:
             return None, ()
         stored = (tensor != 0).numpy()
@@ -76,7 +67,7 @@ def matrices_of_graph(path: Path, structure: Structure) -> tuple[Matrix, ...]:
     weights = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
 
     def find(layer: int, name: str) -> tuple[NonZero | None, Sequence[int]]:
-        tensor = weights.get(f"layer.{layer}.{_MODULES[name]}.weight{TRANSPOSED}")
+        tensor = weights.get(f"layer.{layer}.{MATRICES[name]}.weight{TRANSPOSED}")
         if tensor is None:  # everything of this layer is gone
             return None, ()
         packed = to_array(tensor).T != 0

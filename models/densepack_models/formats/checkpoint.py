@@ -7,31 +7,30 @@ nn_pruning's training checkpoints   scores and sparse_args.json: the masks are a
 densepack's packed checkpoints      structure.json: read back bit for bit
 
 checkpoint = load_checkpoint("folder")                        # or a hub id
-checkpoint.heads[3], checkpoint.tensors["qa_outputs.bias"]
+checkpoint.heads[3], checkpoint.tensors["layer.3.attention.query.weight"]
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from densepack_models.formats.config import ARCHITECTURE, SUPPORTED, pruned_heads, read_config
+from densepack_models.families.family import Family
+from densepack_models.formats.config import SUPPORTED, family_of, pruned_heads, read_config, structure_from_config
 from densepack_models.formats.hub import Location, fetch_weights, locate_checkpoint
 from densepack_models.formats.sparse_args import describe, read_sparse_settings
 from densepack_models.formats.tensors import (
-    LayerWidths,
-    StoredHeads,
+    canonical_tensors,
     expected_shapes,
     ffn_positions,
     layer_widths,
     prefix_hint,
-    standard_names,
     stored_heads,
+    structure_widths,
     tensor_faults,
     value_faults,
 )
@@ -48,10 +47,11 @@ MARK = "densepack"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it was read, under transformers' names.
+    """A checkpoint as it was read.
 
-    `config` is config.json with BertConfig's defaults filled in. `tensors` are as stored, in the stored dtype: the
-    attention of a layer as wide as its heads, the FFN at its stored width, a block that has nothing left with size 0.
+    `config` is config.json with its family's defaults filled in. `tensors` are as stored, in the stored dtype, under
+    the packed module's names (see families/family.py): the attention of a layer as wide as its heads, the FFN at its
+    stored width, a block that has nothing left with size 0.
     `heads` are per layer the ids of the heads in the tensors, ascending; original ids, or for layers of unknown origin
     (`head_ids` "stored") positions. `ffn_positions` says the same of FFN units. `structure` is there when densepack
     packed it. `source` is the folder's name or hub id@commit, `sha256` of the weight files' bytes in name order.
@@ -69,6 +69,21 @@ class Checkpoint:
     sha256: str
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def family(self) -> Family:
+        """What its files call things."""
+        return family_of(self.config)
+
+    @property
+    def blank(self) -> Structure:
+        """Its sizes and kinds, with nothing in the layers."""
+        return replace(
+            structure_from_config(self.config),
+            head_ids=self.head_ids,
+            ffn_positions=self.ffn_positions,
+            source_sha256=self.sha256,
+        )
+
 
 def load_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) -> Checkpoint:
     """Read a checkpoint from a folder or the Hugging Face hub (its cache, its progress bar, HF_HUB_OFFLINE honoured).
@@ -78,7 +93,7 @@ def load_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) 
     """
     location = locate_checkpoint(path_or_hub_id, revision)
     config = read_config(location.folder)
-    tokenizer_json = read_tokenizer(location.folder, config["vocab_size"])
+    tokenizer_json = read_tokenizer(location.folder, structure_from_config(config).vocab_size)
     fetch_weights(location)
     files = find_weight_files(location.folder)
     stored = read_tensors(files)
@@ -89,24 +104,25 @@ def load_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) 
 
 def _read_any(location: Location, config: dict[str, Any], stored: dict[str, Tensor]) -> dict[str, Any]:
     """All formats but our own packed one: the fields of the Checkpoint that depend on the tensors."""
-    tensors, faults = standard_names(stored)
-    faults += value_faults(tensors)
+    family, sizes = family_of(config), structure_from_config(config)
+    tensors, faults = canonical_tensors(family, stored)
+    faults += value_faults(family, tensors)
     notes: tuple[str, ...] = ()
     if has_mask_scores(tensors):
         settings = read_sparse_settings(location.folder)
-        tensors, config, more = apply_masks(tensors, config, settings)
+        tensors, config, more = apply_masks(family, tensors, config, settings)
         faults, notes = faults + more, (describe(settings),)
-    widths, more = layer_widths(config, tensors)
-    faults += more + tensor_faults(tensors, expected_shapes(config, widths))
+    widths, more = layer_widths(sizes, tensors)
+    faults += more + tensor_faults(family, tensors, expected_shapes(sizes, widths))
     _refuse(location, config, tensors, faults)
-    found, faults = _heads(config, widths, tensors)
+    found, faults = stored_heads(sizes, pruned_heads(config), widths, tensors)
     _refuse(location, config, tensors, faults)
     return {
         "config": config,
         "tensors": tensors,
         "heads": found.heads,
         "head_ids": _marked(config, "head_ids") or found.head_ids,
-        "ffn_positions": _marked(config, "ffn_positions") or ffn_positions(config, tensors),
+        "ffn_positions": _marked(config, "ffn_positions") or ffn_positions(sizes, tensors),
         "structure": None,
         "notes": notes + found.notes,
     }
@@ -117,12 +133,6 @@ def _marked(config: dict[str, Any], name: str) -> Positions | None:
     mark = config.get(MARK)
     value = mark.get(name) if isinstance(mark, dict) else None
     return value if value in get_args(Positions) else None
-
-
-def _heads(
-    config: dict[str, Any], widths: Sequence[LayerWidths], tensors: dict[str, Tensor]
-) -> tuple[StoredHeads, list[str]]:
-    return stored_heads(config, pruned_heads(config), widths, tensors)
 
 
 def _read_packed(location: Location, config: dict[str, Any], stored: dict[str, Tensor]) -> dict[str, Any]:
@@ -137,13 +147,14 @@ def _read_packed(location: Location, config: dict[str, Any], stored: dict[str, T
         raise CheckpointError(
             f"structure.json and config.json in {location.folder} contradict each other: {'; '.join(faults)}"
         )
-    widths = [LayerWidths(len(layer.heads) * structure.head_size, layer.ffn_width) for layer in structure.layers]
-    expected = expected_shapes(config, widths)
-    tensors = dict(stored)
+    expected = expected_shapes(structure, structure_widths(structure))
+    family = family_of(config)
+    tensors, faults = canonical_tensors(family, stored)
     for name, shape in expected.items():  # blocks that have nothing left are not written
         if 0 in shape and name not in tensors:
             tensors[name] = torch.zeros(shape)
-    _refuse(location, config, tensors, value_faults(tensors) + tensor_faults(tensors, expected))
+    faults += value_faults(family, tensors) + tensor_faults(family, tensors, expected)
+    _refuse(location, config, tensors, faults)
     return {
         "config": config,
         "tensors": tensors,
@@ -156,20 +167,12 @@ def _read_packed(location: Location, config: dict[str, Any], stored: dict[str, T
 
 
 def _structure_faults(structure: Structure, config: dict[str, Any]) -> list[str]:
-    told = {
-        "vocab_size": structure.vocab_size,
-        "max_position_embeddings": structure.max_position_embeddings,
-        "type_vocab_size": structure.type_vocab_size,
-        "hidden_size": structure.hidden_size,
-        "num_attention_heads": structure.num_attention_heads,
-        "num_hidden_layers": structure.num_layers,
-        "intermediate_size": structure.intermediate_size,
-        "hidden_act": structure.hidden_act,
-        "layer_norm_eps": structure.layer_norm_eps,
-        "layer_norm_type": structure.layer_norm_type,
-    }
-    config = {"layer_norm_type": "layer_norm"} | config
-    faults = [f"{name} {value!r} and {config[name]!r}" for name, value in told.items() if value != config[name]]
+    told = structure_from_config(config)
+    faults = [
+        f"{key} {getattr(structure, field)!r} and {getattr(told, field)!r}"
+        for field, key in family_of(config).config_keys.items()
+        if getattr(structure, field) != getattr(told, field)
+    ]
     for index, layer in enumerate(structure.layers):
         if list(layer.heads) != sorted(set(layer.heads) & set(range(structure.num_attention_heads))):
             faults.append(f"layer {index} has heads {list(layer.heads)} of {structure.num_attention_heads}")
@@ -182,11 +185,12 @@ def _refuse(location: Location, config: dict[str, Any], tensors: dict[str, Tenso
     """Raise when there are faults, with all of them and, where one reason explains them, with it."""
     if not faults:
         return
+    family = family_of(config)
     if "qa_outputs.weight" not in tensors:
         names = ", ".join(config.get("architectures") or ()) or "the model"
-        if ARCHITECTURE not in names:
+        if family.architecture not in names:
             raise CheckpointError(f"{names} in {location.source} has no question-answering head: {SUPPORTED}")
     raise CheckpointError(
         f"the checkpoint {location.source} cannot be used, its tensors are at fault in {len(faults)} places"
-        f"{prefix_hint(tensors)}: {'; '.join(faults)}"
+        f"{prefix_hint(family, tensors)}: {'; '.join(faults)}"
     )

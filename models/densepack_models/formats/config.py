@@ -2,7 +2,8 @@
 
 Everything that is wrong with a configuration is reported at once; a model of another architecture is refused by name.
 
-    config = read_config(folder)            # judged, and completed with BertConfig's defaults
+    config = read_config(folder)            # judged, and completed with the family's defaults
+    structure_from_config(config)           # its sizes and kinds
     pruned_heads(config)                    # {layer: frozenset of original head ids}
 """
 
@@ -13,35 +14,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from densepack_models.families import FAMILIES
+from densepack_models.families.family import Family
 from densepack_models.formats.json_files import read_json_object
 from densepack_runtime.errors import CheckpointError
-from densepack_runtime.structure import Activation, LayerNormType
+from densepack_runtime.structure import Activation, LayerNormType, LayerStructure, Structure
 
-ARCHITECTURE = "BertForQuestionAnswering"
 # Two names of transformers for functions that exist under a third; mathematically the same.
 ACTIVATION_ALIASES = {"gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_new"}
 ACTIVATIONS = get_args(Activation)
 LAYER_NORM_TYPES = get_args(LayerNormType)
 SUPPORTED = (
-    f"densepack reads {ARCHITECTURE} only (model_type 'bert', an encoder with absolute positions, "
+    f"densepack reads {', '.join(family.architecture for family in FAMILIES)} only (model_type "
+    f"{', '.join(repr(family.model_type) for family in FAMILIES)}, an encoder with absolute positions, "
     f"hidden_act {', '.join((*ACTIVATIONS, *ACTIVATION_ALIASES))}, layer_norm_type {' or '.join(LAYER_NORM_TYPES)})"
 )
+# Fields of `Structure` that are whole numbers.
 SIZES = (
     "vocab_size",
     "hidden_size",
-    "num_hidden_layers",
+    "num_layers",
     "num_attention_heads",
     "intermediate_size",
     "max_position_embeddings",
     "type_vocab_size",
 )
-# What BertConfig means when a file leaves a field out. The sizes of the layers have to be there.
-DEFAULTS: dict[str, Any] = {
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
-    "layer_norm_eps": 1e-12,
-    "hidden_act": "gelu",
-}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -52,61 +49,79 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def judged_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with defaults filled in and activation aliases resolved. Raises CheckpointError with all faults."""
-    _refuse_other_models(config)
-    complete = DEFAULTS | dict(config)
-    faults = [*_size_faults(complete), *_kind_faults(complete)]
+    family = family_of(config)
+    complete: dict[str, Any] = {**family.defaults, **config}
+    faults = [*_size_faults(complete, family.config_keys), *_kind_faults(complete, family.config_keys)]
     if not faults:
-        _, faults = _parse_pruned_heads(complete)
+        _, faults = _parse_pruned_heads(complete, structure_from_config(complete))
     if faults:
         raise CheckpointError(f"config.json cannot be used: {'; '.join(faults)}")
-    complete["hidden_act"] = ACTIVATION_ALIASES.get(complete["hidden_act"], complete["hidden_act"])
+    activation = family.config_keys["hidden_act"]
+    complete[activation] = ACTIVATION_ALIASES.get(complete[activation], complete[activation])
     return complete
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family of the model that a configuration describes. Raises CheckpointError when there is none."""
+    architectures = config.get("architectures")
+    names = [str(name) for name in architectures] if isinstance(architectures, list) else []
+    for family in FAMILIES:
+        model_type = config.get("model_type", family.model_type if family.architecture in names else None)
+        model = family.architecture.removesuffix("ForQuestionAnswering")
+        if model_type == family.model_type and (not names or any(name.startswith(model) for name in names)):
+            return family
+    seen = f"model_type {config.get('model_type')!r}" + (f", {', '.join(names)}" if names else "")
+    raise CheckpointError(f"this model is of an unsupported architecture ({seen}): {SUPPORTED}")
+
+
+def structure_from_config(config: Mapping[str, Any]) -> Structure:
+    """Sizes and kinds of the model that a judged configuration describes, with nothing in its layers."""
+    keys = family_of(config).config_keys
+    fields = {field: config[key] for field, key in keys.items() if key in config}
+    return Structure(layers=(LayerStructure((), (), 0),) * fields.pop("num_layers"), **fields)
+
+
+def config_from_structure(structure: Structure, family: Family) -> dict[str, Any]:
+    """A transformers configuration with the sizes and kinds of a structure."""
+    config = {key: getattr(structure, field) for field, key in family.config_keys.items()}
+    if structure.layer_norm_type == "layer_norm":  # transformers knows no other
+        del config[family.config_keys["layer_norm_type"]]
+    named = {"architectures": [family.architecture], "model_type": family.model_type}
+    return config | named | {"position_embedding_type": "absolute", "pad_token_id": 0}
 
 
 def pruned_heads(config: Mapping[str, Any]) -> dict[int, frozenset[int]]:
     """`pruned_heads` of a judged configuration: layer to original head ids. A layer that is not named is not a key."""
-    heads, _ = _parse_pruned_heads(config)
+    heads, _ = _parse_pruned_heads(config, structure_from_config(config))
     return heads
 
 
-def _refuse_other_models(config: Mapping[str, Any]) -> None:
-    architectures = config.get("architectures")
-    names = [str(name) for name in architectures] if isinstance(architectures, list) else []
-    model_type = config.get("model_type", "bert" if ARCHITECTURE in names else None)
-    if model_type == "bert" and (not names or any(name.startswith("Bert") for name in names)):
-        return
-    seen = f"model_type {model_type!r}" + (f", {', '.join(names)}" if names else "")
-    raise CheckpointError(f"this model is of an unsupported architecture ({seen}): {SUPPORTED}")
-
-
-def _size_faults(config: Mapping[str, Any]) -> list[str]:
+def _size_faults(config: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
     faults = []
-    for name in SIZES:
+    for name in (keys[field] for field in SIZES):
         if name not in config:
             faults.append(f"{name} is missing")
         elif type(config[name]) is not int or config[name] < 1:
             faults.append(f"{name} is {config[name]!r}, a whole number above 0 is needed")
     if faults:
         return faults
-    if config["hidden_size"] % config["num_attention_heads"]:
-        faults.append(
-            f"hidden_size {config['hidden_size']} is not a multiple of num_attention_heads "
-            f"{config['num_attention_heads']}"
-        )
-    if config["type_vocab_size"] < 2:
-        faults.append("type_vocab_size is 1, question answering needs 2 token types")
+    hidden, heads, types = keys["hidden_size"], keys["num_attention_heads"], keys["type_vocab_size"]
+    if config[hidden] % config[heads]:
+        faults.append(f"{hidden} {config[hidden]} is not a multiple of {heads} {config[heads]}")
+    if config[types] < 2:
+        faults.append(f"{types} is 1, question answering needs 2 token types")
     return faults
 
 
-def _kind_faults(config: Mapping[str, Any]) -> list[str]:
+def _kind_faults(config: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
     faults = []
-    activation, norm = config["hidden_act"], config.get("layer_norm_type", "layer_norm")
+    activation, eps = config[keys["hidden_act"]], config[keys["layer_norm_eps"]]
+    norm = config.get(keys["layer_norm_type"], "layer_norm")
     if activation not in (*ACTIVATIONS, *ACTIVATION_ALIASES):
         supported = ", ".join((*ACTIVATIONS, *ACTIVATION_ALIASES))
         faults.append(f"hidden_act {activation!r} is not supported, only {supported}")
     if norm not in LAYER_NORM_TYPES:
         faults.append(f"layer_norm_type {norm!r} is not supported, only {' and '.join(LAYER_NORM_TYPES)}")
-    eps = config["layer_norm_eps"]
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not (math.isfinite(eps) and eps > 0):
         faults.append(f"layer_norm_eps is {eps!r}, a small number above 0 is needed")
     position_type = config.get("position_embedding_type") or "absolute"
@@ -122,7 +137,7 @@ def _kind_faults(config: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def _parse_pruned_heads(config: Mapping[str, Any]) -> tuple[dict[int, frozenset[int]], list[str]]:
+def _parse_pruned_heads(config: Mapping[str, Any], sizes: Structure) -> tuple[dict[int, frozenset[int]], list[str]]:
     """Heads by layer and the faults found. Keys may be strings or ints; lists unsorted, repeated or empty."""
     stored = config.get("pruned_heads") or {}
     if not isinstance(stored, Mapping):
@@ -130,13 +145,13 @@ def _parse_pruned_heads(config: Mapping[str, Any]) -> tuple[dict[int, frozenset[
     heads: dict[int, frozenset[int]] = {}
     faults = []
     for key, listed in stored.items():
-        layer = _index(key, config["num_hidden_layers"])
+        layer = _index(key, sizes.num_layers)
         if layer is None:
-            faults.append(f"pruned_heads names layer {key!r}, there are layers 0 to {config['num_hidden_layers'] - 1}")
+            faults.append(f"pruned_heads names layer {key!r}, there are layers 0 to {sizes.num_layers - 1}")
             continue
-        ids = [_index(head, config["num_attention_heads"]) for head in listed] if isinstance(listed, list) else [None]
+        ids = [_index(head, sizes.num_attention_heads) for head in listed] if isinstance(listed, list) else [None]
         if None in ids:
-            last = config["num_attention_heads"] - 1
+            last = sizes.num_attention_heads - 1
             faults.append(f"pruned_heads of layer {layer} is {listed!r}, a list of heads 0 to {last} is needed")
             continue
         heads[layer] = heads.get(layer, frozenset()) | {head for head in ids if head is not None}

@@ -17,16 +17,19 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from densepack_models.formats.tensors import LayerWidths, expected_shapes, layer_prefix
-from densepack_models.formats.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
-from densepack_models.formats.writer import (
-    config_from_structure,
-    published_config,
-    published_tensors,
-    write_json,
-    write_text,
-    write_tokenizer_files,
+from densepack_models.families.bert import BERT
+from densepack_models.formats.config import config_from_structure
+from densepack_models.formats.json_files import write_json, write_text
+from densepack_models.formats.tensors import (
+    HEAD_AXES,
+    UNIT_AXES,
+    expected_shapes,
+    head_rows,
+    spread,
+    structure_widths,
 )
+from densepack_models.formats.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from densepack_models.formats.writer import published_config, published_tensors, write_tokenizer_files
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.files import new_folder
 from densepack_runtime.structure import LayerStructure, Structure
@@ -87,7 +90,7 @@ def random_checkpoint(
     on the hub: README.md, config.json, weights, vocab.txt, tokenizer_config.json, special_tokens_map.json.
     """
     tokenizer_json = tokenizer_json or letter_tokenizer(structure.vocab_size)
-    tensors = laid_out(structure, random_tensors(structure, seed=seed), layout)
+    tensors = BERT.file_names(laid_out(structure, random_tensors(structure, seed=seed), layout))
     with new_folder(Path(folder), overwrite=overwrite) as temporary:
         write_json(temporary / "config.json", layout_config(structure, layout))
         write_weights(temporary, {name: tensor.to(dtype) for name, tensor in tensors.items()}, weights, shards)
@@ -97,63 +100,43 @@ def random_checkpoint(
 
 
 def random_tensors(structure: Structure, *, seed: int = 0) -> dict[str, Tensor]:
-    """float32 tensors at packed shapes under transformers' names; none of their entries is zero."""
+    """float32 tensors at packed shapes; none of their entries is zero."""
     generator = torch.Generator().manual_seed(seed)
-    widths = [LayerWidths(len(layer.heads) * structure.head_size, layer.ffn_width) for layer in structure.layers]
     tensors = {}
-    for name, shape in expected_shapes(config_from_structure(structure), widths).items():
+    for name, shape in expected_shapes(structure, structure_widths(structure)).items():
         tensor = torch.randn(shape, generator=generator).mul_(_SPREAD)
         # Nothing may vanish in float16 either, where zero means removed.
         tensor = torch.where(tensor.abs() < 1e-6, _SPREAD, tensor)
-        tensors[name] = tensor.add_(1) if name.endswith("LayerNorm.weight") else tensor
+        tensors[name] = tensor.add_(1) if name.endswith("norm.weight") else tensor
     for index, layer in enumerate(structure.layers):
-        _zero_padding(tensors, index, len(layer.ffn_units))
+        for name, axis in UNIT_AXES.items():  # units behind the live ones are padding
+            tensor = tensors[f"layer.{index}.{name}"]
+            tensor.narrow(axis, len(layer.ffn_units), layer.ffn_width - len(layer.ffn_units)).zero_()
     return tensors
-
-
-def _zero_padding(tensors: dict[str, Tensor], index: int, units: int) -> None:
-    """Units behind the live ones are padding."""
-    prefix = layer_prefix(index)
-    tensors[f"{prefix}intermediate.dense.weight"][units:] = 0
-    tensors[f"{prefix}intermediate.dense.bias"][units:] = 0
-    tensors[f"{prefix}output.dense.weight"][:, units:] = 0
 
 
 def laid_out(structure: Structure, tensors: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """Tensors at packed shapes as a layout stores them."""
     if layout == "cut":
         return dict(tensors)
-    published = published_tensors(structure, tensors)
-    return published if layout == "published" else _full_size(structure, published)
-
-
-def _full_size(structure: Structure, published: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Heads back at their ids, zeros in place of those that are gone."""
-    full = dict(published)
-    hidden, size = structure.hidden_size, structure.head_size
-    for index, layer in enumerate(structure.layers):
-        rows = torch.tensor([head * size + row for head in layer.heads or (0,) for row in range(size)])
-        prefix = f"{layer_prefix(index)}attention."
-        for name, shape, axis in (
-            *((f"self.{name}.weight", (hidden, hidden), 0) for name in ("query", "key", "value")),
-            *((f"self.{name}.bias", (hidden,), 0) for name in ("query", "key", "value")),
-            ("output.dense.weight", (hidden, hidden), 1),
-        ):
-            stored = published[f"{prefix}{name}"]
-            full[f"{prefix}{name}"] = torch.zeros(shape, dtype=stored.dtype).index_copy_(axis, rows, stored)
-    return full
+    placed = published_tensors(structure, tensors)
+    if layout == "full":  # heads back at their ids
+        for index, layer in enumerate(structure.layers):
+            rows = head_rows(layer.heads, structure.head_size)
+            spread(placed, index, HEAD_AXES, places=rows, size=structure.hidden_size)
+    return placed
 
 
 def layout_config(structure: Structure, layout: Layout) -> dict[str, Any]:
     """config.json for a layout, without the mark that densepack's own writer leaves."""
-    config = config_from_structure(structure)
+    config = config_from_structure(structure, BERT)
     if layout == "published":
-        config["pruned_heads"] = published_config(structure)["pruned_heads"]
+        config["pruned_heads"] = published_config(structure, BERT)["pruned_heads"]
     return config
 
 
 def write_weights(folder: Path, tensors: Mapping[str, Tensor], weights: Weights = "bin", shards: int = 1) -> None:
-    """Write tensors as one file, or as shards with their index, under the names that transformers gives them."""
+    """Write tensors as one file, or as shards with their index, in files called as transformers calls them."""
     suffix, stem, whole = {
         "bin": (".bin", "pytorch_model", "pytorch_model.bin"),
         "safetensors": (".safetensors", "model", "model.safetensors"),

@@ -1,33 +1,31 @@
-"""The tensors of a checkpoint: their standard names, the shapes they must have, and which heads they hold.
+"""The tensors of a checkpoint: their names, the shapes they must have, and the heads and units that they hold.
 
 A layer's attention may be as narrow as its surviving heads and its FFN as its surviving units; everything else is
-fixed by the configuration. All faults of a file are found before one error reports them.
+fixed by the sizes of the model. All faults of a file are found before one error reports them, in the file's own names.
 
-    tensors, faults = standard_names(stored)
-    faults += tensor_faults(tensors, expected_shapes(config, layer_widths(config, tensors)))
+    tensors, faults = canonical_tensors(family, stored)
+    widths, more = layer_widths(sizes, tensors)
+    faults += more + tensor_faults(family, tensors, expected_shapes(sizes, widths))
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from densepack_runtime.structure import Positions
+from densepack_models.families.family import Family
+from densepack_runtime.structure import Positions, Structure
 
 QKV = ("query", "key", "value")
-_IGNORED = re.compile(r"(.*\.)?position_ids|(.*\.)?pooler\..*")
-# Older names for the same tensors: nn_pruning's wrapped FFN projections, and the first BERT releases' LayerNorm.
-_RENAMED = (
-    (".dense.linear.", ".dense."),
-    ("LayerNorm.gamma", "LayerNorm.weight"),
-    ("LayerNorm.beta", "LayerNorm.bias"),
-)
+# Tensors of a layer that have its heads, or its FFN units, as rows (0) or as columns (1).
+HEAD_AXES = {f"attention.{name}.{part}": 0 for part in ("weight", "bias") for name in QKV} | {
+    "attention.output.weight": 1
+}
+UNIT_AXES = {"ffn.intermediate.weight": 0, "ffn.output.weight": 1, "ffn.intermediate.bias": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,56 +45,36 @@ class StoredHeads:
     notes: tuple[str, ...]
 
 
-def layer_prefix(index: int) -> str:
-    """What the names of a layer's tensors start with."""
-    return f"bert.encoder.layer.{index}."
-
-
-def standard_names(stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors under transformers' present names, without those that say nothing; and names that then collide."""
+def canonical_tensors(family: Family, stored: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A file's tensors under the packed module's names, without those that say nothing; and faults of their names."""
     tensors: dict[str, Tensor] = {}
     faults = []
     for name, tensor in stored.items():
-        if _IGNORED.fullmatch(name):
+        if family.ignored.fullmatch(name):
             continue
-        standard = name
-        for old, new in _RENAMED:
-            standard = standard.replace(old, new)
-        if standard in tensors or (standard != name and standard in stored):
-            faults.append(f"{name} is there beside {standard}, which is the same tensor")
-        tensors[standard] = tensor
+        canonical = family.canonical_name(name)
+        usual = family.file_name(canonical)
+        if canonical in tensors or (usual != name and usual in stored):
+            faults.append(f"{name} is there beside {usual}, which is the same tensor")
+        if canonical == name != usual:  # the packed module's name, which means nothing in a file
+            faults.append(f"{name} {list(tensor.shape)} is unexpected")
+        else:
+            tensors[canonical] = tensor
     return tensors, faults
 
 
-def layer_widths(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[list[LayerWidths], list[str]]:
+def layer_widths(sizes: Structure, tensors: Mapping[str, Tensor]) -> tuple[list[LayerWidths], list[str]]:
     """The width of every layer by the majority of its tensors, and widths that no model can have."""
-    hidden, units = config["hidden_size"], config["intermediate_size"]
-    head_size = hidden // config["num_attention_heads"]
+    hidden, units, head_size = sizes.hidden_size, sizes.intermediate_size, sizes.head_size
     widths, faults = [], []
-    for index in range(config["num_hidden_layers"]):
-        prefix = layer_prefix(index)
-        attention = _majority(
-            tensors,
-            [
-                *((f"{prefix}attention.self.{name}.{part}", 0) for part in ("weight", "bias") for name in QKV),
-                (f"{prefix}attention.output.dense.weight", 1),
-            ],
-            hidden,
-        )
+    for index in range(sizes.num_layers):
+        attention = _majority(tensors, index, HEAD_AXES, hidden)
         if attention % head_size or attention > hidden:
             faults.append(
                 f"layer {index} has attention of width {attention}: up to {hidden} in whole heads of {head_size}"
             )
             attention = hidden
-        ffn = _majority(
-            tensors,
-            [
-                (f"{prefix}intermediate.dense.weight", 0),
-                (f"{prefix}output.dense.weight", 1),
-                (f"{prefix}intermediate.dense.bias", 0),
-            ],
-            units,
-        )
+        ffn = _majority(tensors, index, UNIT_AXES, units)
         if ffn > units:
             faults.append(f"layer {index} has an FFN of width {ffn}: intermediate_size is {units}")
             ffn = units
@@ -104,57 +82,62 @@ def layer_widths(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tu
     return widths, faults
 
 
-def _majority(tensors: Mapping[str, Tensor], places: Sequence[tuple[str, int]], otherwise: int) -> int:
-    """The size that most of these (name, axis) agree on."""
-    sizes = [tensors[name].shape[axis] for name, axis in places if name in tensors and tensors[name].ndim > axis]
-    return Counter(sizes).most_common(1)[0][0] if sizes else otherwise
+def _majority(tensors: Mapping[str, Tensor], index: int, axes: Mapping[str, int], otherwise: int) -> int:
+    """The size that most of a layer's tensors agree on along these axes."""
+    there = [(tensors.get(f"layer.{index}.{name}"), axis) for name, axis in axes.items()]
+    found = Counter(tensor.shape[axis] for tensor, axis in there if tensor is not None and tensor.ndim > axis)
+    return found.most_common(1)[0][0] if found else otherwise
 
 
-def expected_shapes(config: Mapping[str, Any], widths: Sequence[LayerWidths]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a BertForQuestionAnswering whose layers have these widths."""
-    hidden = config["hidden_size"]
-    embeddings = "bert.embeddings."
+def structure_widths(structure: Structure) -> list[LayerWidths]:
+    """The widths of packed layers."""
+    return [LayerWidths(len(layer.heads) * structure.head_size, layer.ffn_width) for layer in structure.layers]
+
+
+def expected_shapes(sizes: Structure, widths: Sequence[LayerWidths]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a model whose layers have these widths."""
+    hidden = sizes.hidden_size
     shapes: dict[str, tuple[int, ...]] = {
-        f"{embeddings}word_embeddings.weight": (config["vocab_size"], hidden),
-        f"{embeddings}position_embeddings.weight": (config["max_position_embeddings"], hidden),
-        f"{embeddings}token_type_embeddings.weight": (config["type_vocab_size"], hidden),
-        **_norm_shapes(embeddings, hidden),
+        "embeddings.word.weight": (sizes.vocab_size, hidden),
+        "embeddings.position.weight": (sizes.max_position_embeddings, hidden),
+        "embeddings.token_type.weight": (sizes.type_vocab_size, hidden),
+        **_norm_shapes("embeddings.norm", hidden),
     }
     for index, width in enumerate(widths):
-        prefix = layer_prefix(index)
+        layer = f"layer.{index}"
         for name in QKV:
-            shapes |= _linear_shapes(f"{prefix}attention.self.{name}.", width.attention, hidden)
-        shapes |= _linear_shapes(f"{prefix}attention.output.dense.", hidden, width.attention)
-        shapes |= _norm_shapes(f"{prefix}attention.output.", hidden)
-        shapes |= _linear_shapes(f"{prefix}intermediate.dense.", width.ffn, hidden)
-        shapes |= _linear_shapes(f"{prefix}output.dense.", hidden, width.ffn)
-        shapes |= _norm_shapes(f"{prefix}output.", hidden)
-    return shapes | _linear_shapes("qa_outputs.", 2, hidden)
+            shapes |= _linear_shapes(f"{layer}.attention.{name}", width.attention, hidden)
+        shapes |= _linear_shapes(f"{layer}.attention.output", hidden, width.attention)
+        shapes |= _norm_shapes(f"{layer}.attention_norm.norm", hidden)
+        shapes |= _linear_shapes(f"{layer}.ffn.intermediate", width.ffn, hidden)
+        shapes |= _linear_shapes(f"{layer}.ffn.output", hidden, width.ffn)
+        shapes |= _norm_shapes(f"{layer}.ffn_norm.norm", hidden)
+    return shapes | _linear_shapes("qa_outputs", 2, hidden)
 
 
-def _linear_shapes(prefix: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
-    return {f"{prefix}weight": (rows, columns), f"{prefix}bias": (rows,)}
+def _linear_shapes(module: str, rows: int, columns: int) -> dict[str, tuple[int, ...]]:
+    return {f"{module}.weight": (rows, columns), f"{module}.bias": (rows,)}
 
 
-def _norm_shapes(prefix: str, hidden: int) -> dict[str, tuple[int, ...]]:
-    return {f"{prefix}LayerNorm.weight": (hidden,), f"{prefix}LayerNorm.bias": (hidden,)}
+def _norm_shapes(module: str, hidden: int) -> dict[str, tuple[int, ...]]:
+    return {f"{module}.weight": (hidden,), f"{module}.bias": (hidden,)}
 
 
-def tensor_faults(tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+def tensor_faults(family: Family, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Every missing, unexpected and wrongly shaped tensor, one text each."""
-    faults = [f"{name} is missing" for name in expected if name not in tensors]
+    faults = [f"{family.file_name(name)} is missing" for name in expected if name not in tensors]
     for name, tensor in tensors.items():
         if name not in expected:
-            faults.append(f"{name} {list(tensor.shape)} is unexpected")
+            faults.append(f"{family.file_name(name)} {list(tensor.shape)} is unexpected")
         elif tuple(tensor.shape) != expected[name]:
-            faults.append(f"{name} is {list(tensor.shape)} instead of {list(expected[name])}")
+            faults.append(f"{family.file_name(name)} is {list(tensor.shape)} instead of {list(expected[name])}")
     return faults
 
 
-def value_faults(tensors: Mapping[str, Tensor]) -> list[str]:
+def value_faults(family: Family, tensors: Mapping[str, Tensor]) -> list[str]:
     """Every tensor that is not of a float type, or holds a value that is not finite."""
     faults = []
-    for name, tensor in tensors.items():
+    for name, tensor in family.file_names(tensors).items():
         if not tensor.dtype.is_floating_point or tensor.layout is not torch.strided or tensor.is_quantized:
             faults.append(f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, dense floats are needed")
         elif not torch.isfinite(tensor).all():
@@ -167,7 +150,7 @@ def value_faults(tensors: Mapping[str, Tensor]) -> list[str]:
 
 
 def stored_heads(
-    config: Mapping[str, Any],
+    sizes: Structure,
     pruned: Mapping[int, frozenset[int]],
     widths: Sequence[LayerWidths],
     tensors: Mapping[str, Tensor],
@@ -177,8 +160,7 @@ def stored_heads(
     As many heads as `pruned_heads` leaves: those. All heads although some are listed: all, if the listed ones are
     zeros. Fewer heads and the layer is not named: ids are unknown, positions in the file stand for them.
     """
-    total = config["num_attention_heads"]
-    head_size = config["hidden_size"] // total
+    total, head_size = sizes.num_attention_heads, sizes.head_size
     heads: list[tuple[int, ...]] = []
     notes, faults = [], []
     known = True
@@ -211,24 +193,22 @@ def stored_heads(
 
 def _contributes(tensors: Mapping[str, Tensor], index: int, head: int, head_size: int) -> bool:
     """Whether a head adds anything to the output, a constant included."""
-    prefix, rows = layer_prefix(index), slice(head * head_size, (head + 1) * head_size)
-    if not tensors[f"{prefix}attention.output.dense.weight"][:, rows].any():
+    block, rows = f"layer.{index}.attention", slice(head * head_size, (head + 1) * head_size)
+    if not tensors[f"{block}.output.weight"][:, rows].any():
         return False
-    value = f"{prefix}attention.self.value."
-    return bool(tensors[f"{value}weight"][rows].any() or tensors[f"{value}bias"][rows].any())
+    return bool(tensors[f"{block}.value.weight"][rows].any() or tensors[f"{block}.value.bias"][rows].any())
 
 
-def ffn_positions(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Positions:
+def ffn_positions(sizes: Structure, tensors: Mapping[str, Tensor]) -> Positions:
     """Whether the places of FFN units in the file are those of the original model.
 
     They are not where a layer is stored narrower than it was, and not in the published format, which moves live units
     to the front: there the units without weights are the last ones of *every* layer.
     """
     moved = False
-    for index in range(config["num_hidden_layers"]):
-        first = tensors[f"{layer_prefix(index)}intermediate.dense.weight"]
-        second = tensors[f"{layer_prefix(index)}output.dense.weight"]
-        if len(first) < config["intermediate_size"]:
+    for index in range(sizes.num_layers):
+        first, second = (tensors[f"layer.{index}.ffn.{name}.weight"] for name in ("intermediate", "output"))
+        if len(first) < sizes.intermediate_size:
             return "stored"
         empty = ~((first != 0).any(1) | (second != 0).any(0))
         alive = int((~empty).sum())
@@ -238,10 +218,47 @@ def ffn_positions(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> P
     return "stored" if moved else "original"
 
 
-def prefix_hint(names: Iterable[str]) -> str:
-    """A cure for the commonest reason that every name is wrong."""
-    names = list(names)
-    if any(name.startswith("encoder.layer.") for name in names):
-        return " (the names lack the prefix 'bert.': save the whole BertForQuestionAnswering, not its encoder)"
-    wrappers = sorted({name.split("bert.")[0] for name in names if re.match(r"[^.].*\.bert\.encoder\.", name)})
-    return f" (the names carry the wrapper prefix {wrappers[0]!r}: save the unwrapped model)" if wrappers else ""
+def head_rows(heads: Iterable[int], head_size: int) -> list[int]:
+    """Rows that heads have in a query, key or value projection."""
+    return [head * head_size + row for head in heads for row in range(head_size)]
+
+
+def spread(
+    tensors: dict[str, Tensor], index: int, axes: Mapping[str, int], *, places: Sequence[int], size: int
+) -> None:
+    """Widen tensors of a layer to `size` along their axes: what they hold goes to `places`, the rest is zeros.
+
+    What a tensor has behind the last place only pads it. Without places it need not be there at all.
+    """
+    answers = tensors["qa_outputs.weight"]  # [2, hidden]
+    for name, axis in axes.items():
+        shape = [size] if name.endswith(".bias") else [answers.shape[1]] * 2
+        shape[axis] = size
+        full = torch.zeros(shape, dtype=answers.dtype)
+        if places:
+            stored = tensors[f"layer.{index}.{name}"].narrow(axis, 0, len(places))
+            full.index_copy_(axis, torch.tensor(places), stored)
+        tensors[f"layer.{index}.{name}"] = full
+
+
+# --- names that are all wrong -----------------------------------------------------------------------------------------
+
+
+def prefix_hint(family: Family, names: Iterable[str]) -> str:
+    """A cure for the commonest reasons that every name is wrong."""
+    for name in names:
+        if family.file_name(name) != name:
+            continue  # a tensor that is known
+        if _is_known(family, f"{family.prefix}{name}"):
+            return (
+                f" (the names lack the prefix {family.prefix!r}: save the whole {family.architecture}, not its encoder)"
+            )
+        wrapper, _, rest = name.partition(f".{family.prefix}")
+        if _is_known(family, f"{family.prefix}{rest}"):
+            return f" (the names carry the wrapper prefix {wrapper + '.'!r}: save the unwrapped model)"
+    return ""
+
+
+def _is_known(family: Family, name: str) -> bool:
+    canonical = family.canonical_name(name)
+    return family.file_name(canonical) != canonical

@@ -8,7 +8,7 @@ M expands a grid of scores by its block size. The form "1d_alt" has one score pe
 first matrix and the columns of the second. Evaluation uses the final threshold, and so does this module (Lagunas et
 al. 2021, arXiv 2109.04838).
 
-    plain, config, faults = apply_masks(tensors, config, read_sparse_settings(folder))
+    plain, config, faults = apply_masks(family, tensors, config, read_sparse_settings(folder))
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from densepack_models.families.family import Family
+from densepack_models.formats.config import structure_from_config
 from densepack_models.formats.sparse_args import LEAST_SHARE, MaskRule, SparseSettings
-from densepack_models.formats.tensors import QKV, layer_prefix
+from densepack_models.formats.tensors import QKV
 
 SCORES = "mask_scores"
 # The ends to which the hard concrete distribution is stretched (Louizos et al. 2018, arXiv 1712.01312, section 2.2).
 L0_LEFT, L0_RIGHT = -0.1, 1.1
+_Fault = tuple[str, str]  # a tensor's name, and what is wrong with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ def has_mask_scores(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def apply_masks(
-    tensors: Mapping[str, Tensor], config: Mapping[str, Any], settings: SparseSettings
+    family: Family, tensors: Mapping[str, Tensor], config: Mapping[str, Any], settings: SparseSettings
 ) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Plain tensors, their configuration, and the faults found in scores (then the tensors are not all masked).
 
@@ -52,9 +55,10 @@ def apply_masks(
     """
     scores = {name: tensor for name, tensor in tensors.items() if name.endswith(SCORES)}
     plain = {name: tensor for name, tensor in tensors.items() if name not in scores}
-    matrices = list(_matrices(config["num_hidden_layers"], settings))
+    sizes = structure_from_config(config)
+    matrices = list(_matrices(sizes.num_layers, settings))
     known = {name for matrix in matrices for names in matrix.places.values() for name in names}
-    faults = [f"{name} {list(tensor.shape)} is unexpected" for name, tensor in scores.items() if name not in known]
+    faults = [(name, f"{list(tensor.shape)} is unexpected") for name, tensor in scores.items() if name not in known]
     for matrix in matrices:
         weight = plain.get(f"{matrix.prefix}weight")
         if weight is None or weight.ndim != 2:
@@ -65,25 +69,22 @@ def apply_masks(
             _apply(plain, matrix.prefix, mask.expand(weight.shape), settings.mask_biases)
     config = dict(config)
     if settings.norms_to_no_norm:
-        faults += _fold_norms(plain, config["layer_norm_eps"])
-        config["layer_norm_type"] = "no_norm"
+        faults += _fold_norms(plain, sizes.layer_norm_eps)
+        config[family.config_keys["layer_norm_type"]] = "no_norm"
     if settings.gelu_to_relu:
-        config["hidden_act"] = "relu"
-    return plain, config, faults
+        config[family.config_keys["hidden_act"]] = "relu"
+    return plain, config, [f"{family.file_name(name)} {fault}" for name, fault in faults]
 
 
 def _matrices(layers: int, settings: SparseSettings) -> Iterator[_Matrix]:
     """The masked matrices. A vector of scores between two FFN matrices belongs to both, and is stored with either."""
     for index in range(layers):
-        layer = layer_prefix(index)
         if rule := settings.query_key_value:
             for name in QKV:
-                prefix = f"{layer}attention.self.{name}."
+                prefix = f"layer.{index}.attention.{name}."
                 yield _Matrix(prefix, rule, {(0, 1): (_scores(prefix, 0),)})
         output, first, second = (
-            f"{layer}attention.output.dense.",
-            f"{layer}intermediate.dense.",
-            f"{layer}output.dense.",
+            f"layer.{index}.{name}." for name in ("attention.output", "ffn.intermediate", "ffn.output")
         )
         before = (_scores(first, 1), _scores(output, 0))
         between = (_scores(first, 0), _scores(second, 1))
@@ -110,22 +111,23 @@ def _scores(prefix: str, number: int) -> str:
 
 def _mask(
     matrix: _Matrix, weight: Tensor, scores: Mapping[str, Tensor], settings: SparseSettings
-) -> tuple[Tensor | None, list[str]]:
+) -> tuple[Tensor | None, list[_Fault]]:
     """The mask of a matrix, [out, in] or with an axis of size 1; or what is wrong with its scores."""
     rule = matrix.rule
     if rule.method == "magnitude":  # the weights are the scores, whatever else is stored
         return top_mask(weight.abs().float(), int(settings.threshold * weight.numel())), []
     if any(size % block for size, block in zip(weight.shape, rule.block, strict=True)):
-        return None, [f"{matrix.prefix}weight {list(weight.shape)} does not divide into blocks of {list(rule.block)}"]
+        fault = f"{list(weight.shape)} does not divide into blocks of {list(rule.block)}"
+        return None, [(f"{matrix.prefix}weight", fault)]
     grid = [size // block for size, block in zip(weight.shape, rule.block, strict=True)]
     combined, faults = torch.ones(1, 1), []
     for axes, names in matrix.places.items():
         name = next((name for name in names if name in scores), None)
         expected = [grid[axis] for axis in axes]
         if name is None:
-            faults.append(f"{names[0]} is missing")
+            faults.append((names[0], "is missing"))
         elif list(scores[name].shape) != expected:
-            faults.append(f"{name} is {list(scores[name].shape)} instead of {expected}")
+            faults.append((name, f"is {list(scores[name].shape)} instead of {expected}"))
         else:  # where both axes have a vector, an entry's score is the product
             combined = combined * scores[name].float().view([grid[axis] if axis in axes else 1 for axis in (0, 1)])
     if faults:
@@ -167,19 +169,20 @@ def _apply(plain: dict[str, Tensor], prefix: str, mask: Tensor, mask_bias: bool)
         plain[f"{prefix}bias"] = bias.masked_fill((mask == 0).all(1), 0)
 
 
-def _fold_norms(plain: dict[str, Tensor], eps: float) -> list[str]:
+def _fold_norms(plain: dict[str, Tensor], eps: float) -> list[_Fault]:
     """Make plain scales of norms that training had slowly turned into such: x·weight + bias with running statistics.
 
     Beside its weight such a norm has `accumulator` [3]: sums of means and variances, and how many.
     """
     faults = []
-    for name in [name for name in plain if name.endswith("LayerNorm.weight")]:
+    for name in [name for name in plain if name.endswith("norm.weight")]:
         prefix = name.removesuffix("weight")
-        sums = plain.pop(f"{prefix}accumulator", None)
+        accumulator = f"{prefix}accumulator"
+        sums = plain.pop(accumulator, None)
         if sums is None:
-            faults.append(f"{prefix}accumulator is missing")
+            faults.append((accumulator, "is missing"))
         elif sums.shape != (3,) or not sums[2] > 0 or sums[1] < 0:
-            faults.append(f"{prefix}accumulator is {sums.tolist()}: a mean, a variance and a count above 0 are needed")
+            faults.append((accumulator, f"is {sums.tolist()}: a mean, a variance and a count above 0 are needed"))
         elif f"{prefix}bias" in plain:
             mean, variance, count = sums.double().tolist()
             scale = plain[name].double() / math.sqrt(variance / count + eps)

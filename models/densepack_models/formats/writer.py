@@ -14,7 +14,6 @@ last.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from densepack_models.families.bert import BERT
+from densepack_models.families.family import Family
 from densepack_models.formats.checkpoint import MARK, STRUCTURE_FILE
-from densepack_models.formats.config import ARCHITECTURE
-from densepack_models.formats.tensors import QKV, layer_prefix
+from densepack_models.formats.config import config_from_structure, family_of
+from densepack_models.formats.json_files import write_json, write_text
+from densepack_models.formats.tensors import HEAD_AXES, UNIT_AXES, spread
 from densepack_models.formats.tokenizer import SPECIAL_TOKENS, tokenizer_config, vocabulary_lines
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.weights import tensors_from_module
@@ -40,11 +42,12 @@ def write_packed(
     packed: PackedBertForQuestionAnswering, folder: str | Path, *, tokenizer_json: str, overwrite: bool = False
 ) -> None:
     """Write densepack's own format. Raises InputError when `folder` exists and may not be replaced."""
-    tensors = {name: tensor.contiguous() for name, tensor in tensors_from_module(packed).items()}
+    config = packed.config or config_from_structure(packed.structure, BERT)
+    stored = family_of(config).file_names(tensors_from_module(packed))
     with new_folder(Path(folder), overwrite=overwrite) as temporary:
-        write_json(temporary / "config.json", packed.config or config_from_structure(packed.structure))
+        write_json(temporary / "config.json", config)
         write_text(temporary / STRUCTURE_FILE, packed.structure.to_json())
-        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        _save_tensors(stored, temporary)
         write_text(temporary / "tokenizer.json", tokenizer_json)
 
 
@@ -64,18 +67,25 @@ def write_transformers(
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype} cannot be written, only {' and '.join(map(str, DTYPES))}")
     structure = packed.structure
-    tensors = published_tensors(structure, tensors_from_module(packed))
-    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
-    overflowing = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    config = packed.config or config_from_structure(structure, BERT)
+    family = family_of(config)
+    published = family.file_names(published_tensors(structure, tensors_from_module(packed)))
+    stored = {name: tensor.to(dtype) for name, tensor in published.items()}
+    overflowing = [name for name, tensor in stored.items() if not torch.isfinite(tensor).all()]
     if overflowing:
         raise CheckpointError(f"values beyond the range of {DTYPES[dtype]} in {', '.join(overflowing)}: write float32")
-    config = packed.config | published_config(structure) | {"dtype": DTYPES[dtype]}
+    config = config | published_config(structure, family) | {"dtype": DTYPES[dtype]}
     config.pop("torch_dtype", None)  # the older name of the same field
     with new_folder(Path(folder), overwrite=overwrite) as temporary:
         write_json(temporary / "config.json", config)
-        save_file(tensors, temporary / "model.safetensors", metadata={"format": "pt"})
+        _save_tensors(stored, temporary)
         write_text(temporary / "tokenizer.json", tokenizer_json)
         write_tokenizer_files(temporary, tokenizer_json, structure.max_position_embeddings)
+
+
+def _save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 # --- the published format ---------------------------------------------------------------------------------------------
@@ -89,30 +99,14 @@ def published_heads(structure: Structure) -> list[tuple[int, ...]]:
 def published_tensors(structure: Structure, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors at packed shapes, with FFN units back at their positions in zeros, and a zero head for an empty layer."""
     published = dict(tensors)
-    hidden, full, dtype = structure.hidden_size, structure.intermediate_size, tensors["qa_outputs.weight"].dtype
     for index, layer in enumerate(structure.layers):
-        prefix = layer_prefix(index)
         if not layer.heads:
-            for name in QKV:
-                published[f"{prefix}attention.self.{name}.weight"] = torch.zeros(
-                    structure.head_size, hidden, dtype=dtype
-                )
-                published[f"{prefix}attention.self.{name}.bias"] = torch.zeros(structure.head_size, dtype=dtype)
-            published[f"{prefix}attention.output.dense.weight"] = torch.zeros(hidden, structure.head_size, dtype=dtype)
-        units = torch.tensor(layer.ffn_units, dtype=torch.long)
-        for name, shape, axis in (
-            ("intermediate.dense.weight", (full, hidden), 0),
-            ("intermediate.dense.bias", (full,), 0),
-            ("output.dense.weight", (hidden, full), 1),
-        ):
-            wide = torch.zeros(shape, dtype=dtype)
-            if len(units):  # units beyond these only pad the width
-                wide.index_copy_(axis, units, tensors[f"{prefix}{name}"].narrow(axis, 0, len(units)))
-            published[f"{prefix}{name}"] = wide
+            spread(published, index, HEAD_AXES, places=(), size=structure.head_size)
+        spread(published, index, UNIT_AXES, places=layer.ffn_units, size=structure.intermediate_size)
     return published
 
 
-def published_config(structure: Structure) -> dict[str, Any]:
+def published_config(structure: Structure, family: Family) -> dict[str, Any]:
     """The fields of config.json that describe the published format of a structure.
 
     A mark says what that format has no place for: whether ids of heads and positions of units are the original ones.
@@ -120,29 +114,7 @@ def published_config(structure: Structure) -> dict[str, Any]:
     everything = set(range(structure.num_attention_heads))
     pruned = {str(index): sorted(everything - set(heads)) for index, heads in enumerate(published_heads(structure))}
     mark = {"head_ids": structure.head_ids, "ffn_positions": structure.ffn_positions}
-    return config_from_structure(structure) | {"pruned_heads": pruned, MARK: mark}
-
-
-def config_from_structure(structure: Structure) -> dict[str, Any]:
-    """A transformers configuration with the sizes and kinds of a structure."""
-    config: dict[str, Any] = {
-        "architectures": [ARCHITECTURE],
-        "model_type": "bert",
-        "vocab_size": structure.vocab_size,
-        "max_position_embeddings": structure.max_position_embeddings,
-        "type_vocab_size": structure.type_vocab_size,
-        "hidden_size": structure.hidden_size,
-        "num_hidden_layers": structure.num_layers,
-        "num_attention_heads": structure.num_attention_heads,
-        "intermediate_size": structure.intermediate_size,
-        "hidden_act": structure.hidden_act,
-        "layer_norm_eps": structure.layer_norm_eps,
-        "position_embedding_type": "absolute",
-        "pad_token_id": 0,
-    }
-    if structure.layer_norm_type != "layer_norm":
-        config["layer_norm_type"] = structure.layer_norm_type
-    return config
+    return config_from_structure(structure, family) | {"pruned_heads": pruned, MARK: mark}
 
 
 def write_tokenizer_files(folder: Path, tokenizer_json: str, max_length: int) -> None:
@@ -150,12 +122,3 @@ def write_tokenizer_files(folder: Path, tokenizer_json: str, max_length: int) ->
     write_text(folder / "vocab.txt", "".join(f"{token}\n" for token in vocabulary_lines(tokenizer_json)))
     write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer_json, max_length))
     write_json(folder / "special_tokens_map.json", SPECIAL_TOKENS)
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(data, indent=1, sort_keys=True) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """UTF-8 with the line ends as they are, on any system."""
-    path.write_bytes(text.encode("utf-8"))

@@ -14,21 +14,18 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import BertForQuestionAnswering
 from transformers.models.bert.modeling_bert import BertSelfAttention
 
 from densepack_models.packed_bert import MASK_VALUE
-from densepack_models.pruning.masked import encoder_layers
 
 
-def use_fast_layers(bert: BertForQuestionAnswering) -> None:
+def use_fast_layers(bert: nn.Module) -> None:
     """Replace dropout everywhere and self-attention where it has heads. The parameters stay where they are."""
-    for layer in encoder_layers(bert):
-        if isinstance(layer.attention.self, BertSelfAttention):
-            layer.attention.self = FastSelfAttention(layer.attention.self)  # type: ignore[assignment]
     for module in list(bert.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.Dropout):
+            if isinstance(child, BertSelfAttention):
+                setattr(module, name, FastSelfAttention(child))
+            elif isinstance(child, nn.Dropout):
                 setattr(module, name, FastDropout(child.p))
 
 

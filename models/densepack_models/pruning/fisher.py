@@ -16,10 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers.models.bert.modeling_bert import BertLayer
 
 from densepack_models.pruning.losses import SpanLogits, answer_loss
-from densepack_models.pruning.masked import encoder_layers
 from densepack_models.pruning.student import Student
 from densepack_runtime.errors import InputError
 
@@ -40,14 +38,13 @@ def gate_importance(
     student: Student, batches: Iterable[Mapping[str, Tensor]], *, autocast: torch.dtype | None = None
 ) -> list[Importance]:
     """Importance of every head and unit by layer. Dropout is off, the student keeps its gradients as they were."""
-    layers = encoder_layers(student.bert)
     heads = [torch.zeros(len(layer.heads), dtype=torch.float64) for layer in student.structure.layers]
     units = [torch.zeros(layer.ffn_width, dtype=torch.float64) for layer in student.structure.layers]
     device = next(student.parameters()).device
     rows = 0
     was_training = student.training
     student.eval()
-    with _without_gradients(student), _Gates(layers, student) as gates:
+    with _without_gradients(student), _Gates(student) as gates:
         for batch in batches:
             on_device = {name: tensor.to(device) for name, tensor in batch.items()}
             gates.open(len(on_device["start"]), device)
@@ -57,7 +54,7 @@ def gate_importance(
                 SpanLogits(start, end), on_device["start"], on_device["end"], on_device["attention_mask"]
             ).sum()
             loss.backward()  # type: ignore[no-untyped-call]
-            for index in range(len(layers)):
+            for index in range(student.structure.num_layers):
                 heads[index] += gates.squared(index, "heads", heads[index])
                 units[index] += gates.squared(index, "units", units[index])
             rows += len(on_device["start"])
@@ -70,19 +67,18 @@ def gate_importance(
 class _Gates:
     """Multiplies what goes into the output projections by ones that want a gradient, one a window and head or unit."""
 
-    def __init__(self, layers: list[BertLayer], student: Student) -> None:
-        self._layers = layers
+    def __init__(self, student: Student) -> None:
+        self._linear = student.linear
         self._structure = student.structure
         self._handles: list[RemovableHandle] = []
         self._gates: dict[tuple[int, str], Tensor] = {}
 
     def __enter__(self) -> _Gates:
-        for index, layer in enumerate(self._layers):
-            narrow = self._structure.layers[index]
-            if narrow.heads:
-                self._attach(layer.attention.output.dense, index, "heads", self._structure.head_size)
-            if narrow.ffn_width:
-                self._attach(layer.output.dense, index, "units", 1)
+        for index, layer in enumerate(self._structure.layers):
+            if layer.heads:
+                self._attach(self._linear(f"layer.{index}.attention.output"), index, "heads", self._structure.head_size)
+            if layer.ffn_width:
+                self._attach(self._linear(f"layer.{index}.ffn.output"), index, "units", 1)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,7 +6,7 @@ Query, key, value and attention output have a grid of scores each, one score a b
 block is transposed). The two FFN matrices of a layer share one vector, a score a unit, for the rows of the first and
 the columns of the second.
 
-    masks = attach_masks(bert, structure, MaskSettings())
+    masks = attach_masks(student.linear, structure, MaskSettings())
     masks.threshold = 0.05
     masks.refresh(); bert(...)
 """
@@ -20,8 +20,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from transformers import BertForQuestionAnswering
-from transformers.models.bert.modeling_bert import BertLayer
 
 from densepack_models.formats.score_masks import block_magnitudes, grid_mask, masked_matrix
 from densepack_models.formats.score_methods import LEAST_SHARE, Method
@@ -157,31 +155,29 @@ class MaskedBias(nn.Module):
         return bias * rows.repeat_interleave(len(bias) // len(rows)).to(bias.dtype)
 
 
-def attach_masks(bert: BertForQuestionAnswering, structure: Structure, settings: MaskSettings) -> Masks:
-    """Parametrise the linear layers of a (possibly narrow) BERT. Raises InputError when blocks do not divide them."""
+def attach_masks(linear: Callable[[str], nn.Linear], structure: Structure, settings: MaskSettings) -> Masks:
+    """Parametrise the linear layers of a (possibly narrow) student, which `linear` gives by the packed module's names.
+
+    Raises InputError when blocks do not divide them.
+    """
     masks = Masks(settings)
     block = settings.attention_block or (structure.head_size, structure.hidden_size)
     faults = []
-    for index, layer in enumerate(encoder_layers(bert)):
-        if structure.layers[index].heads:
+    for index, layer in enumerate(structure.layers):
+        if layer.heads:
             for name in PROJECTIONS:
-                owner = layer.attention.output.dense if name == "output" else getattr(layer.attention.self, name)
+                owner = linear(f"layer.{index}.attention.{name}")
                 oriented = block[::-1] if name == "output" else block
                 faults += _block_faults(f"layer {index} {name}", owner.weight, oriented)
                 if not faults:
                     masks.grids[f"{index}_{name}"] = _mask_matrix(owner, oriented, settings)
-        if structure.layers[index].ffn_width:
-            masks.grids[f"{index}_ffn"] = _mask_units(layer.intermediate.dense, layer.output.dense, settings)
+        if layer.ffn_width:
+            first, second = (linear(f"layer.{index}.ffn.{name}") for name in ("intermediate", "output"))
+            masks.grids[f"{index}_ffn"] = _mask_units(first, second, settings)
     if faults:
         raise InputError(f"blocks of {block[0]}x{block[1]} do not fit: {'; '.join(faults)}")
     masks.refresh()
     return masks
-
-
-def encoder_layers(bert: BertForQuestionAnswering) -> list[BertLayer]:
-    """The layers of the encoder, typed."""
-    layers: list[BertLayer] = list(bert.bert.encoder.layer)  # type: ignore[arg-type]
-    return layers
 
 
 def detach_masks(bert: nn.Module, *, keep_masked: bool) -> None:

@@ -203,7 +203,7 @@ def _refuse_early(start: Checkpoint, teacher: Checkpoint | None, out: Path, run:
     if teacher is not None:
         refuse_other_vocabulary(teacher, start)
     for checkpoint in (start, teacher) if teacher is not None else (start,):
-        longest = checkpoint.config["max_position_embeddings"]
+        longest = checkpoint.blank.max_position_embeddings
         if run.training.max_length > longest:
             raise InputError(
                 f"windows of {run.training.max_length} tokens are longer than {checkpoint.source} can read: lower "
@@ -239,7 +239,7 @@ def _evaluator(start: Checkpoint, run: Run) -> Evaluator | None:
         start.tokenizer_json,
         device=training_device(run.training),
         autocast=AUTOCAST[run.training.precision],
-        longest=start.config["max_position_embeddings"],
+        longest=start.blank.max_position_embeddings,
     )
 
 

@@ -1,6 +1,7 @@
 """The module that is trained: transformers' own BERT, each layer as narrow as the checkpoint's, and back to files.
 
-Training wants transformers' forward (dropout, fused attention) and its tensor names; the packed module is for running.
+Training wants transformers' forward (dropout, fused attention), and states of a training are saved under its names.
+Everything here asks for its parts by the packed module's names.
 
     student = student_from_checkpoint(load_checkpoint("start/"))
     start, end = student(input_ids, attention_mask, token_type_ids)
@@ -9,19 +10,21 @@ Training wants transformers' forward (dropout, fused attention) and its tensor n
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from transformers import BertForQuestionAnswering
-from transformers.models.bert.modeling_bert import BertAttention, BertLayer
 
 from densepack_models.formats.checkpoint import Checkpoint
+from densepack_models.formats.tensors import QKV
 from densepack_models.formats.writer import published_config, published_heads, published_tensors
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack
-from densepack_models.pruning.fast_layers import FastDropout, use_fast_layers
-from densepack_models.pruning.masked import Masks, MaskSettings, attach_masks, encoder_layers
+from densepack_models.pruning.fast_layers import FastDropout, FastSelfAttention, use_fast_layers
+from densepack_models.pruning.masked import Masks, MaskSettings, attach_masks
 from densepack_models.reference import reference_module
 from densepack_models.weights import tensors_from_module
 from densepack_runtime.structure import Structure
@@ -72,6 +75,12 @@ class Student(nn.Module):
         output = self.bert(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
         return output.start_logits, output.end_logits
 
+    def linear(self, name: str) -> nn.Linear:
+        """The layer that the packed module calls `name`, "layer.3.ffn.output"."""
+        found = self.bert.get_submodule(self.start.family.file_name(name))
+        assert isinstance(found, nn.Linear)
+        return found
+
 
 def student_from_checkpoint(checkpoint: Checkpoint, masks: MaskSettings | None = None) -> Student:
     """Pack the checkpoint exactly and build its trainable module; with `masks`, nothing is masked yet."""
@@ -80,7 +89,7 @@ def student_from_checkpoint(checkpoint: Checkpoint, masks: MaskSettings | None =
         bert = reference_module(checkpoint).bert
         student = student_from_tensors(bert, packed.structure, checkpoint, tensors_from_module(packed))
     if masks is not None:
-        student.masks = attach_masks(bert, packed.structure, masks)
+        student.masks = attach_masks(student.linear, packed.structure, masks)
     return student
 
 
@@ -88,49 +97,52 @@ def student_from_tensors(
     bert: BertForQuestionAnswering, structure: Structure, start: Checkpoint, tensors: dict[str, Tensor]
 ) -> Student:
     """Narrow a full-size module to a structure, and give it the tensors of that shape."""
-    for layer, narrow in zip(encoder_layers(bert), structure.layers, strict=True):
-        _narrow_attention(layer.attention, len(narrow.heads) * structure.head_size, structure.hidden_size)
-        _narrow_ffn(layer, narrow.ffn_width, structure.hidden_size)
+    student = Student(bert, structure, start)
+    for index, layer in enumerate(structure.layers):
+        attention = [f"layer.{index}.attention.{name}" for name in QKV]
+        _narrow(student, attention, f"layer.{index}.attention.output", len(layer.heads) * structure.head_size, NoHeads)
+        _narrow(student, [f"layer.{index}.ffn.intermediate"], f"layer.{index}.ffn.output", layer.ffn_width, NoUnits)
     use_fast_layers(bert)
-    bert.load_state_dict(tensors, strict=True)
-    return Student(bert, structure, start)
+    bert.load_state_dict(start.family.file_names(tensors), strict=True)
+    return student
 
 
-def _narrow_attention(attention: BertAttention, width: int, hidden: int) -> None:
-    if width == attention.self.query.out_features:
+def _narrow(student: Student, inner: Sequence[str], outer: str, width: int, nothing: Callable[[], nn.Module]) -> None:
+    """Give a block `width` between its inner and outer projections; at 0 `nothing` is there, and a constant."""
+    hidden = student.structure.hidden_size
+    if width == student.linear(outer).in_features:
         return
     if width == 0:
-        attention.self = NoHeads()  # type: ignore[assignment]
-        attention.output.dense = ConstantDense(hidden)  # type: ignore[assignment]
+        whole, _, _ = student.start.family.file_name(inner[0]).rpartition(".")
+        _replace(student.bert, whole, nothing())
+        _replace(student.bert, student.start.family.file_name(outer), ConstantDense(hidden))
         return
-    for name in ("query", "key", "value"):
-        setattr(attention.self, name, nn.Linear(hidden, width))
-    attention.output.dense = nn.Linear(width, hidden)
+    for name in inner:
+        _replace(student.bert, student.start.family.file_name(name), nn.Linear(hidden, width))
+    _replace(student.bert, student.start.family.file_name(outer), nn.Linear(width, hidden))
 
 
-def _narrow_ffn(layer: BertLayer, width: int, hidden: int) -> None:
-    if width == layer.intermediate.dense.out_features:
-        return
-    if width == 0:
-        layer.intermediate = NoUnits()  # type: ignore[assignment]
-        layer.output.dense = ConstantDense(hidden)  # type: ignore[assignment]
-        return
-    layer.intermediate.dense = nn.Linear(hidden, width)
-    layer.output.dense = nn.Linear(width, hidden)
+def _replace(module: nn.Module, path: str, part: nn.Module) -> None:
+    owner, _, name = path.rpartition(".")
+    setattr(module.get_submodule(owner), name, part)
 
 
 def set_dropout(student: Student, hidden: float, attention: float) -> None:
     """Dropout of hidden states and of attention weights, 0 to 1."""
-    for name, module in student.bert.named_modules():
+    modules = list(student.bert.modules())
+    for module in modules:
         if isinstance(module, FastDropout):
-            module.p = attention if name.endswith("attention.self.dropout") else hidden
+            module.p = hidden
+    for module in modules:
+        if isinstance(module, FastSelfAttention):
+            module.dropout.p = attention
 
 
 # --- back to tensors and files ----------------------------------------------------------------------------------------
 
 
 def plain_tensors(student: Student) -> dict[str, Tensor]:
-    """The tensors in the student's shape under transformers' names, on the CPU, as evaluation sees them.
+    """The tensors in the student's shape, on the CPU, as evaluation sees them.
 
     With masks, those of the last threshold are applied: what is masked is exactly zero.
     """
@@ -138,13 +150,11 @@ def plain_tensors(student: Student) -> dict[str, Tensor]:
         student.masks.refresh_final()
     tensors = {}
     with torch.no_grad():
-        for name, parameter in student.bert.named_parameters():
-            if ".parametrizations." not in name:
-                tensors[name] = parameter.detach().cpu().clone()
-                continue
-            owner, _, rest = name.partition(".parametrizations.")
-            attribute = rest.split(".", 1)[0]
-            tensors[f"{owner}.{attribute}"] = getattr(student.bert.get_submodule(owner), attribute).detach().cpu()
+        for parameter, _ in student.bert.named_parameters():
+            path = re.sub(r"\.parametrizations\.(\w+)\.original$", r".\1", parameter)
+            owner, _, attribute = path.rpartition(".")
+            tensor = getattr(student.bert.get_submodule(owner), attribute)
+            tensors[student.start.family.canonical_name(path)] = tensor.detach().cpu().clone()
     return tensors
 
 
@@ -153,7 +163,7 @@ def finished_checkpoint(student: Student) -> Checkpoint:
     structure = student.structure
     return replace(
         student.start,
-        config=student.start.config | published_config(structure),
+        config=student.start.config | published_config(structure, student.start.family),
         tensors=published_tensors(structure, plain_tensors(student)),
         heads=tuple(published_heads(structure)),
         head_ids=structure.head_ids,

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from densepack_models.families.bert import BERT
+from densepack_models.formats.json_files import write_json
 from densepack_models.formats.replica import (
     Layout,
     Weights,
@@ -18,7 +20,7 @@ from densepack_models.formats.replica import (
     random_tensors,
     write_weights,
 )
-from densepack_models.formats.writer import write_json, write_tokenizer_files
+from densepack_models.formats.writer import write_tokenizer_files
 from densepack_runtime.structure import LayerStructure, Structure
 
 
@@ -49,11 +51,12 @@ UNEVEN = Structure(
 
 
 class Planted:
-    """A checkpoint before it is written: change `tensors` and `config`, then `write` it."""
+    """A checkpoint before it is written: change `tensors` (as files call them) and `config`, then `write` it."""
 
     def __init__(self, structure: Structure = SMALL, layout: Layout = "published", *, seed: int = 0) -> None:
         self.structure = structure
-        self.tensors: dict[str, Tensor] = laid_out(structure, random_tensors(structure, seed=seed), layout)
+        tensors = laid_out(structure, random_tensors(structure, seed=seed), layout)
+        self.tensors: dict[str, Tensor] = BERT.file_names(tensors)
         self.config: dict[str, Any] = layout_config(structure, layout)
         self.tokenizer_json = letter_tokenizer(structure.vocab_size)
 

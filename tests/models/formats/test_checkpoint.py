@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, BertForQuestionAnswering
 
+from densepack_models.families.bert import BERT
 from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.formats.replica import Weights, letter_tokenizer, write_weights
 from densepack_models.formats.writer import write_packed
@@ -88,9 +89,9 @@ def test_pickles_from_before_pytorch_1_6(tmp_path: Path) -> None:
 
 
 def assert_plain(checkpoint: Checkpoint, model: BertForQuestionAnswering) -> None:
-    expected = model.state_dict()
-    assert checkpoint.tensors.keys() == expected.keys()
-    assert all(torch.equal(tensor, expected[name]) for name, tensor in checkpoint.tensors.items())
+    expected, found = model.state_dict(), BERT.file_names(checkpoint.tensors)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items())
     assert not any(tensor.requires_grad for tensor in checkpoint.tensors.values())
     assert checkpoint.heads == ((0, 1, 2, 3),) * 2
     assert (checkpoint.head_ids, checkpoint.ffn_positions) == ("original", "original")
@@ -143,8 +144,8 @@ def test_published_format(tmp_path: Path, rewrite: Callable[[dict[str, list[int]
     checkpoint = load_checkpoint(planted.write(tmp_path / "c", "bin"))
     assert checkpoint.heads == ((1, 3), (2,), (0, 1, 2, 3))
     assert (checkpoint.head_ids, checkpoint.ffn_positions) == ("original", "stored")
-    assert checkpoint.tensors[f"{LAYER}0.attention.self.query.weight"].shape == (16, 32)
-    assert checkpoint.tensors[f"{LAYER}0.intermediate.dense.weight"].shape == (24, 32)
+    assert checkpoint.tensors["layer.0.attention.query.weight"].shape == (16, 32)
+    assert checkpoint.tensors["layer.0.ffn.intermediate.weight"].shape == (24, 32)
 
 
 def test_int_keys_in_memory_are_understood() -> None:
@@ -163,7 +164,7 @@ def test_all_formats_of_one_model_are_one_function(tmp_path: Path) -> None:
     assert (full.head_ids, full.ffn_positions) == ("original", "original")
     assert cut.heads == ((0, 1), (), (0, 1, 2))
     assert (cut.head_ids, cut.ffn_positions) == ("stored", "stored")
-    assert cut.tensors[f"{LAYER}1.attention.self.key.weight"].shape == (0, 32)
+    assert cut.tensors["layer.1.attention.key.weight"].shape == (0, 32)
     assert len(cut.notes) == 3
     assert "layer 0: 2 of 4 heads" in cut.notes[0]
     torch.testing.assert_close(logits(full), logits(published), rtol=0, atol=SAME_FUNCTION)
@@ -220,7 +221,7 @@ def test_linear_in_ffn_names_is_stripped(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(planted.write(tmp_path / "b", "bin"))
     assert_same(checkpoint, expected)
     assert (checkpoint.head_ids, checkpoint.ffn_positions) == ("original", "stored")
-    assert checkpoint.tensors[f"{LAYER}0.intermediate.dense.weight"].shape == (5, 32)
+    assert checkpoint.tensors["layer.0.ffn.intermediate.weight"].shape == (5, 32)
 
 
 def test_a_tensor_under_its_old_and_its_new_name_is_refused(tmp_path: Path) -> None:
@@ -375,6 +376,15 @@ def test_names_without_prefix_are_explained(tmp_path: Path) -> None:
     message = faults_of(planted.write(tmp_path / "c"))
     assert "the names lack the prefix 'bert.'" in message
     assert "encoder.layer.0.output.dense.bias [32] is unexpected" in message
+
+
+def test_our_own_names_mean_nothing_in_a_file(tmp_path: Path) -> None:
+    planted = Planted(UNEVEN)
+    query = f"{LAYER}0.attention.self.query.weight"
+    planted.tensors["layer.0.attention.query.weight"] = planted.tensors.pop(query)
+    message = faults_of(planted.write(tmp_path / "c"))
+    assert "at fault in 2 places: layer.0.attention.query.weight [16, 32] is unexpected" in message
+    assert f"{query} is missing" in message
 
 
 def test_names_with_a_wrapper_are_explained(tmp_path: Path) -> None:

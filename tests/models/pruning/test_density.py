@@ -9,12 +9,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from densepack_models.families.bert import BERT
+from densepack_models.formats.replica import random_tensors
 from densepack_models.pruning.density import Steering, final_density, masked_density, refuse_unreachable
-from densepack_models.pruning.filling import fill_zeros
+from densepack_models.pruning.filling import NOISE, fill_zeros
 from densepack_models.pruning.masked import MaskSettings
 from densepack_models.pruning.schedule import Schedule
 from densepack_models.pruning.student import Student, packed_student, student_from_checkpoint
 from densepack_runtime.errors import InputError
+from densepack_runtime.structure import LayerStructure, Structure
 from tests.models.pruning.tiny_task import tiny_start
 
 
@@ -98,12 +101,12 @@ def test_filling_touches_zeros_of_matrices_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(64, 64, generator=generator) + 0.5
     holes = torch.rand(64, 64, generator=generator) < 0.3
-    name = "bert.encoder.layer.0.attention.self.query.weight"
+    name = "layer.0.attention.query.weight"
     tensors = {
         name: weight.masked_fill(holes, 0),
-        "bert.encoder.layer.0.output.dense.weight": torch.zeros(4, 4),
-        "bert.encoder.layer.0.output.dense.bias": torch.zeros(4),
-        "bert.embeddings.word_embeddings.weight": torch.zeros(4, 4),
+        "layer.0.ffn.output.weight": torch.zeros(4, 4),
+        "layer.0.ffn.output.bias": torch.zeros(4),
+        "embeddings.word.weight": torch.zeros(4, 4),
     }
     filled, revived = fill_zeros(tensors, seed=3)
     assert revived == int(holes.sum())
@@ -115,3 +118,17 @@ def test_filling_touches_zeros_of_matrices_alone() -> None:
         assert filled[other] is tensors[other]
     assert torch.equal(fill_zeros(tensors, seed=3)[0][name], filled[name])
     assert not torch.equal(fill_zeros(tensors, seed=4)[0][name], filled[name])
+
+
+def test_noise_is_drawn_in_the_order_of_names_in_files() -> None:
+    """As it always was: another order would give every filled model other values."""
+    structure = Structure(128, 40, 2, 32, 4, 16, (LayerStructure((0, 1), (0, 1), 2),) * 12)
+    tensors = {name: tensor.round(decimals=1) for name, tensor in random_tensors(structure).items()}
+    filled, _ = fill_zeros(tensors, seed=3)
+    generator = torch.Generator().manual_seed(3)
+    changed = [name for name in tensors if not filled[name].equal(tensors[name])]
+    assert len(changed) == 12 * 6
+    for name in sorted(changed, key=BERT.file_name):
+        tensor = tensors[name]
+        values = tensor.mean() + NOISE * tensor.std() * torch.randn(tensor.shape, generator=generator)
+        assert torch.equal(filled[name], torch.where(tensor == 0, values, tensor)), name

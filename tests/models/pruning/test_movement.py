@@ -56,10 +56,9 @@ def enlarge_the_useless(checkpoint: Checkpoint, data: SquadDataset) -> Checkpoin
     tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
     for index, layer in enumerate(importance):
         useless = layer.units.argsort()[: len(layer.units) * 6 // 10]
-        prefix = f"bert.encoder.layer.{index}"
-        tensors[f"{prefix}.intermediate.dense.weight"][useless] *= 30
-        tensors[f"{prefix}.intermediate.dense.bias"][useless] *= 30
-        tensors[f"{prefix}.output.dense.weight"][:, useless] /= 30
+        tensors[f"layer.{index}.ffn.intermediate.weight"][useless] *= 30
+        tensors[f"layer.{index}.ffn.intermediate.bias"][useless] *= 30
+        tensors[f"layer.{index}.ffn.output.weight"][:, useless] /= 30
     return replace(checkpoint, tensors=tensors)
 
 
@@ -121,9 +120,6 @@ def test_filling_revives_zeros_in_the_same_shape(task: Task, tmp_path: Path) -> 
     assert f1(filled) >= f1(first)
     written = load_checkpoint(filled.out)
     assert written.heads == start.heads
-    zeros = [
-        int((checkpoint.tensors["bert.encoder.layer.0.attention.self.query.weight"] == 0).sum())
-        for checkpoint in (start, written)
-    ]
+    zeros = [int((checkpoint.tensors["layer.0.attention.query.weight"] == 0).sum()) for checkpoint in (start, written)]
     assert zeros[0] > zeros[1] == 0
     torch.testing.assert_close(filled.packing_difference, 0.0, rtol=0, atol=1e-4)

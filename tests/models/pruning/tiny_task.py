@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from densepack_models.formats.checkpoint import Checkpoint
+from densepack_models.formats.json_files import write_json
 from densepack_models.formats.replica import write_weights
 from densepack_models.formats.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
-from densepack_models.formats.writer import write_json, write_tokenizer_files
+from densepack_models.formats.writer import write_tokenizer_files
 from densepack_models.pruning.options import TrainingOptions
 from densepack_runtime.question_answering.squad import SquadDataset, read_squad
 from tests.models.tiny_checkpoints import tiny_checkpoint
@@ -60,7 +61,7 @@ def tiny_start(*, seed: int = 0, scale: float = 1.0, extra: tuple[str, ...] = ()
     for tensor in checkpoint.tensors.values():
         if tensor.ndim == 2:
             tensor.mul_(scale)
-    checkpoint.tensors["bert.embeddings.token_type_embeddings.weight"].zero_()
+    checkpoint.tensors["embeddings.token_type.weight"].zero_()
     return Checkpoint(**{**vars(checkpoint), "tokenizer_json": tiny_tokenizer(extra)})
 
 
@@ -68,7 +69,7 @@ def write_start(folder: Path, checkpoint: Checkpoint) -> Path:
     """The checkpoint as files."""
     folder.mkdir(parents=True)
     write_json(folder / "config.json", checkpoint.config)
-    write_weights(folder, checkpoint.tensors, "safetensors")
+    write_weights(folder, checkpoint.family.file_names(checkpoint.tensors), "safetensors")
     write_tokenizer_files(folder, checkpoint.tokenizer_json, LONGEST)
     (folder / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
     return folder
