@@ -10,7 +10,8 @@ import pytest
 
 from tests.gpu_simulation import cuda_runtime, tensorrt_builder, tensorrt_runtime
 from tests.gpu_simulation.cuda_runtime import SimulatedCuda
-from tests.tensorrt_api.description import RTX, Api
+from tests.tensorrt_api.bindings import RTX
+from tests.tensorrt_api.description import Api
 
 # Simulated class, true class.
 CLASSES: tuple[tuple[type, str], ...] = (
@@ -50,22 +51,19 @@ def parameters(function: Any) -> list[str]:
 
 @pytest.mark.parametrize(("simulated", "name"), CLASSES, ids=[name for _, name in CLASSES])
 def test_methods_have_the_true_parameters(simulated: type, name: str, true_api: Api) -> None:
-    members = true_api["classes"][name]["members"]
+    members = true_api.members(name)
     for method, function in methods(simulated).items():
-        if f"{name}.{method}" in RTX_ONLY and true_api["module"] != RTX:
+        if f"{name}.{method}" in RTX_ONLY and true_api.version != RTX:
             continue
-        assert method in members, f"{name}.{method} does not exist in {true_api['module']} {true_api['version']}"
+        assert method in members, f"{name}.{method} does not exist in {true_api.version}"
         wanted = parameters(function)
-        true = [
-            [parameter["name"] for parameter in signature["parameters"] if parameter["name"] != "self"]
-            for signature in members[method]["signatures"]
-        ]
+        true = true_api.parameters(name, method)
         assert any(names[: len(wanted)] == wanted for names in true), f"{name}.{method}{wanted} is not among {true}"
 
 
 @pytest.mark.parametrize("simulated", ENUMS, ids=lambda kind: str(kind.__name__))
 def test_enums_have_the_true_members(simulated: type[enum.Enum], true_api: Api) -> None:
-    assert set(simulated.__members__) <= set(true_api["enums"][simulated.__name__])
+    assert set(simulated.__members__) <= true_api.members(simulated.__name__)
 
 
 def test_attributes_exist(true_api: Api) -> None:
@@ -85,7 +83,7 @@ def test_attributes_exist(true_api: Api) -> None:
         (tensorrt_builder.OnnxParser, "OnnxParser", ("num_errors",)),
     ):
         assert kind
-        assert set(attributes) <= set(true_api["classes"][name]["members"])
+        assert set(attributes) <= true_api.members(name)
 
 
 CUDA_FUNCTIONS = [name for name in methods(SimulatedCuda) if name.startswith("cuda")]

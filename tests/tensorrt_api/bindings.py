@@ -1,4 +1,4 @@
-"""The true Python API of datacenter TensorRT on a machine without TensorRT or a GPU: names and types that run nothing.
+"""The true Python API of TensorRT on a machine without TensorRT or a GPU: names and types that run nothing.
 
     python -m tests.tensorrt_api.bindings 11.4.0.106 OUT
     PYTHONPATH=OUT/python python -c "import tensorrt as trt; help(trt.IExecutionContext)"
@@ -7,7 +7,8 @@
 The libraries of TensorRT are gigabytes and are not on the package index; the wheel with its compiled Python bindings is
 one megabyte and is. It links against three libraries, of which it wants nine functions when it is loaded: empty ones
 that return NULL are compiled here. Enums, classes, docstrings and signatures are then the true ones, and making a
-Builder, Runtime or OnnxParser raises. Type stubs are generated from the docstrings and repaired.
+Builder, Runtime or OnnxParser raises. Type stubs are generated from the docstrings and repaired. Of TensorRT for RTX,
+whose libraries are on the package index, there are stubs of the version that is installed, for both module names.
 """
 
 from __future__ import annotations
@@ -26,8 +27,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from densepack_runtime.host.flavours import EXTRAS, installed_version
 from tests.tensorrt_api.stub_repair import repaired_stub
 
+DATACENTER_VERSIONS = ("10.16.1.11", "11.4.0.106")
+RTX = "tensorrt_rtx"
+"""Stands for the version of tensorrt-rtx that is installed."""
+VERSIONS = (*DATACENTER_VERSIONS, RTX)
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 # What the bindings of TensorRT 10 and 11 import from these libraries. One that is missing here names itself when the
 # bindings are loaded: "undefined symbol".
@@ -43,7 +49,7 @@ FUNCTIONS = (
     "initLibNvInferPlugins",
 )
 CACHE_VARIABLE = "DENSEPACK_TENSORRT_API_CACHE"
-LAYOUT = 1  # raise it when the folders are made otherwise, so that cached ones are made anew
+LAYOUT = 2  # raise it when the folders are made otherwise, so that cached ones are made anew
 DOWNLOAD_SECONDS = 90
 CONNECT_SECONDS = 10  # for each of two tries of pip
 MAKE_SECONDS = 120  # compiling takes a second, generating the stubs two
@@ -55,11 +61,20 @@ class BindingsUnavailable(RuntimeError):  # noqa: N818 a state of this machine, 
 
 @dataclass(frozen=True, slots=True)
 class Bindings:
-    """Folders for PYTHONPATH (package `tensorrt`) and for MYPYPATH (its stubs)."""
+    """Folders for PYTHONPATH (package `tensorrt`; empty for RTX) and for MYPYPATH (its stubs)."""
 
     version: str
     python_path: Path
     mypy_path: Path
+
+    @property
+    def module(self) -> str:
+        """The compiled module that everything is in."""
+        return "tensorrt_rtx_bindings.tensorrt_rtx" if self.version == RTX else "tensorrt_bindings.tensorrt"
+
+    @property
+    def stub(self) -> Path:
+        return self.mypy_path.joinpath(*self.module.split(".")).with_suffix(".pyi")
 
     def environment(self) -> dict[str, str]:
         """This process's environment with both folders put first."""
@@ -79,12 +94,20 @@ def default_cache() -> Path:
 
 
 def true_bindings(version: str, cache: Path) -> Bindings:
-    """The bindings of a version, made on first use and kept in `cache`; processes may ask at the same time.
+    """The bindings of one of VERSIONS, made on first use and kept in `cache`; processes may ask at the same time.
 
     Raises BindingsUnavailable; RuntimeError where the bindings are here and what was made of them is of no use.
     """
-    folder = cache / f"{version}-{sys.implementation.cache_tag}-{platform.machine()}-{LAYOUT}"
+    made_from = f"{RTX}-{_installed_rtx()}" if version == RTX else version
+    folder = cache / f"{made_from}-{sys.implementation.cache_tag}-{platform.machine()}-{LAYOUT}"
     return bindings_at(folder, version) if folder.is_dir() else make_bindings(version, folder)
+
+
+def _installed_rtx() -> str:
+    version = installed_version("tensorrt-rtx")
+    if not version:
+        raise BindingsUnavailable(f"tensorrt-rtx is not installed: pip install 'densepack[{EXTRAS['tensorrt-rtx']}]'")
+    return version
 
 
 def bindings_at(folder: Path, version: str) -> Bindings:
@@ -93,7 +116,7 @@ def bindings_at(folder: Path, version: str) -> Bindings:
 
 def make_bindings(version: str, folder: Path) -> Bindings:
     """Make them in a temporary neighbour, renamed last. Another process's result that came first is taken as it is."""
-    compiler = _checked_compiler()
+    compiler = _checked_compiler(version)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -111,12 +134,14 @@ def make_bindings(version: str, folder: Path) -> Bindings:
     return bindings_at(folder, version)
 
 
-def _checked_compiler() -> list[str]:
-    """The C compiler's command; before the download, so that what is missing is said at once."""
-    if not sys.platform.startswith("linux"):
-        raise BindingsUnavailable(f"the bindings of TensorRT are used on Linux only; this is {sys.platform}")
+def _checked_compiler(version: str) -> list[str]:
+    """The C compiler's command ([] for RTX); before the download, so that what is missing is said at once."""
     if importlib.util.find_spec("pybind11_stubgen") is None:
         raise BindingsUnavailable("pybind11-stubgen is not installed: pip install 'densepack[test]'")
+    if version == RTX:
+        return []
+    if not sys.platform.startswith("linux"):
+        raise BindingsUnavailable(f"the bindings of TensorRT are used on Linux only; this is {sys.platform}")
     chosen = shlex.split(os.environ.get("CC", ""))
     candidates = [chosen] if chosen else [["cc"], ["gcc"], ["clang"]]
     for command in candidates:
@@ -127,6 +152,12 @@ def _checked_compiler() -> list[str]:
 
 def _fill(made: Bindings, compiler: Sequence[str]) -> None:
     """Both folders of `made`, proven by importing the module."""
+    if made.version != RTX:
+        _fill_python_path(made, compiler)
+    _make_stubs(made)
+
+
+def _fill_python_path(made: Bindings, compiler: Sequence[str]) -> None:
     major = int(made.version.partition(".")[0])
     package = made.python_path / "tensorrt_bindings"
     with tempfile.TemporaryDirectory() as scratch:
@@ -141,7 +172,6 @@ def _fill(made: Bindings, compiler: Sequence[str]) -> None:
             _run([*compiler, "-shared", "-fPIC", f"-Wl,-soname,{file}", "-o", output, str(source)])
     _write(made.python_path / "tensorrt" / "__init__.py", _MODULE)
     _write(made.python_path / "tensorrt_libs" / "__init__.py", _NO_LIBRARIES)
-    _make_stubs(made)
 
 
 _MODULE = '''"""The true bindings over libraries that do nothing."""
@@ -156,7 +186,7 @@ _MODULE_STUB = """# mypy: ignore-errors
 import builtins
 import collections.abc
 
-from tensorrt_bindings.tensorrt import *
+from {module} import *
 
 __version__: builtins.str
 
@@ -166,13 +196,12 @@ def nptype(trt_type: DataType) -> builtins.type: ...
 
 
 def _make_stubs(made: Bindings) -> None:
-    module, typings = "tensorrt_bindings.tensorrt", made.mypy_path
-    command = [sys.executable, "-m", "pybind11_stubgen", "--ignore-all-errors", "-o", str(typings), module]
-    _run(command, environment=made.environment())
-    stub = typings / "tensorrt_bindings" / "tensorrt.pyi"
-    stub.write_text(repaired_stub(stub.read_text(encoding="utf-8")), encoding="utf-8")
-    _write(typings / "tensorrt_bindings" / "__init__.pyi", "")
-    _write(typings / "tensorrt" / "__init__.pyi", _MODULE_STUB)
+    output = ["-o", str(made.mypy_path), made.module]
+    _run([sys.executable, "-m", "pybind11_stubgen", "--ignore-all-errors", *output], environment=made.environment())
+    _write(made.stub, repaired_stub(made.stub.read_text(encoding="utf-8")))
+    _write(made.stub.parent / "__init__.pyi", "")
+    for name in {"tensorrt", made.stub.stem}:  # our sources take the types of both flavours from `tensorrt`
+        _write(made.mypy_path / name / "__init__.pyi", _MODULE_STUB.format(module=made.module))
 
 
 def _write(path: Path, text: str) -> None:

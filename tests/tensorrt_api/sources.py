@@ -1,33 +1,30 @@
-"""Which of our source files touch TensorRT."""
+"""Which of our source files hold TensorRT's module or objects of it."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
 
-from tests.tensorrt_api.description import REPOSITORY
-from tests.tensorrt_api.references import MODULE_NAMES
-
+REPOSITORY = Path(__file__).resolve().parents[2]
 ROOTS = tuple(
     REPOSITORY / root for root in ("export/densepack_export", "models/densepack_models", "runtime/densepack_runtime")
 )
-# The builder and the session, whether or not they are handed the module.
-PATTERNS = ("engine*.py", "tensorrt_*.py")
-
-
-def builder_and_session() -> list[Path]:
-    return sorted({path for root in ROOTS for pattern in PATTERNS for path in root.glob(pattern)})
+MODULES = {"tensorrt", "tensorrt_rtx"}
 
 
 def tensorrt_sources() -> list[Path]:
-    """The builder, the session, and every other file that holds the module."""
-    named = set(builder_and_session())
-    return sorted(path for root in ROOTS for path in root.rglob("*.py") if path in named or _holds_module(path))
+    """Files that import one of the modules, for its types, or have a parameter for it, `trt`."""
+    return sorted(path for root in ROOTS for path in root.rglob("*.py") if _holds_tensorrt(path))
 
 
-def _holds_module(path: Path) -> bool:
-    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    names = (
-        node.arg if isinstance(node, ast.arg) else node.id for node in nodes if isinstance(node, ast.arg | ast.Name)
-    )
-    return any(name in MODULE_NAMES for name in names)
+def _holds_tensorrt(path: Path) -> bool:
+    text = path.read_text(encoding="utf-8")
+    return ("tensorrt" in text or "trt" in text) and any(_names_it(node) for node in ast.walk(ast.parse(text)))
+
+
+def _names_it(node: ast.AST) -> bool:
+    if isinstance(node, ast.Import):
+        return any(alias.name.split(".")[0] in MODULES for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        return str(node.module).split(".")[0] in MODULES
+    return isinstance(node, ast.arg) and node.arg == "trt"

@@ -12,9 +12,9 @@ import keyword
 import re
 from collections.abc import Iterator
 
-from tests.tensorrt_api.signatures import split_parameters
-
-_DEFINITION = re.compile(r"^(?P<head> *def \w+)\((?P<parameters>.*)\)(?P<returns>(?: -> .*)?:.*)$")
+_DEFINITION = re.compile(r"^(?P<head> *def (?P<name>\w+))\((?P<parameters>.*)\)(?P<returns>(?: -> .*)?:.*)$")
+# A callback that says "-> None" and, in its description, ":returns: True on success, False otherwise".
+_RETURNS_BOOL = {"process_debug_tensor"}
 _ATTRIBUTE = re.compile(r"^( +\w+: .*)$")
 # The C++ classes convert any sequence of numbers to Dims, and are buffers and iterables through slots that the
 # generator does not look at.
@@ -42,7 +42,8 @@ def _repaired_lines(lines: list[str]) -> Iterator[str]:
         definition = _DEFINITION.match(line)
         if definition:
             parameters = _repaired_parameters(definition["parameters"])
-            yield f"{definition['head']}({parameters}){_true_bool(definition['returns'])}"
+            returns = " -> bool:" if definition["name"] in _RETURNS_BOOL else definition["returns"]
+            yield f"{definition['head']}({parameters}){_true_bool(returns)}"
         else:
             yield _true_bool(line) if _ATTRIBUTE.match(line) else line
         started = re.match(r"class (\w+)", line)
@@ -75,6 +76,22 @@ def _repaired_parameter(parameter: str) -> str:
         name += "_"
     annotation, equals, default = rest.partition(" = ")
     annotation = re.sub(r"^Dims$", "Dims | collections.abc.Sequence[int]", _true_bool(annotation))
+    annotation = annotation.replace("typing.SupportsInt", "int")  # what TensorRT hands to callbacks is an int
     if default == "None" and "None" not in annotation:
         annotation += " | None"
     return f"{name}: {annotation}{equals}{default}"
+
+
+def split_parameters(text: str) -> list[str]:
+    """Parameters of a signature, split at the commas outside brackets; '<' and '>' are brackets in default values."""
+    parts, depth, start = [], 0, 0
+    for position, letter in enumerate(text):
+        if letter in "([{<":
+            depth += 1
+        elif letter in ")]}" or (letter == ">" and text[position - 1] != "-"):
+            depth -= 1
+        elif letter == "," and depth == 0:
+            parts.append(text[start:position].strip())
+            start = position + 1
+    last = text[start:].strip()
+    return [*parts, last] if last else parts

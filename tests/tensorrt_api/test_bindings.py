@@ -13,6 +13,8 @@ import pytest
 from tests.tensorrt_api import bindings
 from tests.tensorrt_api.bindings import (
     CACHE_VARIABLE,
+    DATACENTER_VERSIONS,
+    RTX,
     Bindings,
     BindingsUnavailable,
     bindings_at,
@@ -20,8 +22,8 @@ from tests.tensorrt_api.bindings import (
     make_bindings,
     true_bindings,
 )
-from tests.tensorrt_api.description import DATACENTER_VERSIONS, REPOSITORY
 from tests.tensorrt_api.fixtures import FindBindings
+from tests.tensorrt_api.sources import REPOSITORY
 from tests.tensorrt_api.stub_repair import repaired_stub
 
 VERSION = "11.4.0.106"
@@ -30,7 +32,7 @@ VERSION = "11.4.0.106"
 @pytest.fixture
 def tools(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a compiler and the generator were here."""
-    monkeypatch.setattr(bindings, "_checked_compiler", lambda: ["cc"])
+    monkeypatch.setattr(bindings, "_checked_compiler", lambda version: ["cc"])
 
 
 @pytest.fixture
@@ -77,6 +79,18 @@ def test_no_generator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BindingsUnavailable, match="pybind11-stubgen is not installed: pip install"):
         true_bindings(VERSION, tmp_path)
+
+
+def test_stubs_of_rtx_need_no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert bindings._checked_compiler(RTX) == []
+
+
+def test_without_rtx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bindings, "installed_version", lambda flavour: "")
+    with pytest.raises(BindingsUnavailable, match=r"tensorrt-rtx is not installed: pip install 'densepack\[rtx\]'"):
+        true_bindings(RTX, tmp_path)
 
 
 def test_another_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +192,9 @@ from __future__ import annotations
 import typing
 class Dims:
     keep: bool
+class IDebugListener:
+    def process_debug_tensor(self, name: str, stream: typing.SupportsInt) -> None:
+        ...
 class IHostMemory:
     def size(self: Other, in: Dims, shift: Weights = None, flag: bool, axis: int = 1, *args) -> bool:
         ...
@@ -193,6 +210,9 @@ import typing
 class Dims:
     def __iter__(self) -> collections.abc.Iterator[int]: ...
     keep: builtins.bool
+class IDebugListener:
+    def process_debug_tensor(self, name: str, stream: int) -> builtins.bool:
+        ...
 class IHostMemory:
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def size(self, in_: Dims | collections.abc.Sequence[int], shift: Weights | None = None, flag: builtins.bool = ..., \

@@ -12,30 +12,32 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from densepack_export.plans.precision_audit import audit_network, describe_engine
 from densepack_export.plans.progress import Progress, ProgressCallback, make_progress_monitor
 from densepack_runtime.errors import EngineBuildError, InputError, MissingDependencyError, require
 from densepack_runtime.host.files import new_file, sha256_of
-from densepack_runtime.host.flavours import EXTRAS, FLAVOURS, MODULES, Flavour
+from densepack_runtime.host.flavours import FLAVOURS, Flavour
 from densepack_runtime.host.gpus import Gpu
 from densepack_runtime.host.here import Host
 from densepack_runtime.sessions.session import INPUT_NAMES, Precision
 from densepack_runtime.sessions.shapes import Profile
 from densepack_runtime.tensorrt_plans.log import TensorRTLog, captured_log
+from densepack_runtime.tensorrt_plans.module import TensorRT, TensorRTForRTX, is_rtx, load_tensorrt
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 if TYPE_CHECKING:
     import tensorrt as trt_types
+    import tensorrt_rtx as rtx_types
 
 Attention = Literal["fused", "written-out"]
 DEFAULT_PROFILES = (Profile(min=(1, 1), opt=(8, 384), max=(32, 512)),)
 _LOGGER = logging.getLogger("densepack")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,6 @@ def choose_flavour(asked: Flavour | Literal["auto"] = "auto", host: Host | None 
         "no TensorRT is installed: pip install 'densepack[rtx]' (plans for RTX-class GPUs, built on any host) or "
         "'densepack[gpu]' on the GPU host itself"
     )
-
-
-def load_tensorrt(flavour: Flavour) -> ModuleType:
-    """The module of a flavour. Raises MissingDependencyError that names the extra."""
-    return require(MODULES[flavour], EXTRAS[flavour])
 
 
 def build_plan(
@@ -169,7 +166,7 @@ def _gpu_for(settings: PlanSettings) -> Gpu | None:
     return gpu
 
 
-def _made(factory: Any, logger: Any, log: TensorRTLog) -> Any:
+def _made(factory: Callable[[trt_types.ILogger], _Made | None], logger: trt_types.ILogger, log: TensorRTLog) -> _Made:
     """TensorRT's object, or EngineBuildError with what it logged (a driver that is too old, say)."""
     try:
         made = factory(logger)
@@ -181,12 +178,17 @@ def _made(factory: Any, logger: Any, log: TensorRTLog) -> Any:
 
 
 def _parse(
-    trt: ModuleType, network: Any, logger: Any, log: TensorRTLog, onnx_path: Path, settings: PlanSettings
+    trt: TensorRT,
+    network: trt_types.INetworkDefinition,
+    logger: trt_types.ILogger,
+    log: TensorRTLog,
+    onnx_path: Path,
+    settings: PlanSettings,
 ) -> None:
     """Fill the network from the file; EngineBuildError lists every parser error with its node."""
     if not onnx_path.is_file():
         raise EngineBuildError(f"there is no ONNX graph at {onnx_path}: export it first")
-    parser: trt_types.OnnxParser = trt.OnnxParser(network, logger)
+    parser = trt.OnnxParser(network, logger)
     parsed = parser.parse(_graph(onnx_path, settings))
     errors = [parser.get_error(index) for index in range(parser.num_errors)]
     if errors or not parsed:
@@ -219,7 +221,7 @@ def _mark_debug(network: trt_types.INetworkDefinition, names: Sequence[str]) -> 
 
 
 def _configure(
-    trt: ModuleType,
+    trt: TensorRT,
     builder: trt_types.Builder,
     network: trt_types.INetworkDefinition,
     profiles: Sequence[Profile],
@@ -242,7 +244,7 @@ def _configure(
     return config
 
 
-def _apply(trt: ModuleType, config: Any, settings: PlanSettings) -> tuple[str, ...]:
+def _apply(trt: TensorRT, config: trt_types.IBuilderConfig, settings: PlanSettings) -> tuple[str, ...]:
     """Apply the settings; the compute capabilities that the plan will hold, () for that of this host's GPU."""
     if settings.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
@@ -250,9 +252,13 @@ def _apply(trt: ModuleType, config: Any, settings: PlanSettings) -> tuple[str, .
         config.builder_optimization_level = settings.optimization_level
     if settings.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if settings.flavour != "tensorrt-rtx":
-        return ()
-    wanted = settings.compute_capabilities
+    return _narrow_capabilities(trt, config, settings.compute_capabilities) if is_rtx(trt) else ()
+
+
+def _narrow_capabilities(
+    trt: TensorRTForRTX, config: rtx_types.IBuilderConfig, wanted: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Leave only the compute capabilities that are wanted; () leaves all that this TensorRT knows."""
     members = {name: member for name, member in trt.ComputeCapability.__members__.items() if name.startswith("SM")}
     known = {_capability_text(name): member for name, member in members.items()}
     unknown = [name for name in wanted if name not in known]
@@ -285,14 +291,14 @@ def _use_timing_cache(config: trt_types.IBuilderConfig, content: bytes | None) -
 
 
 def _build(
-    trt: ModuleType,
+    trt: TensorRT,
     builder: trt_types.Builder,
     network: trt_types.INetworkDefinition,
     config: trt_types.IBuilderConfig,
     log: TensorRTLog,
     settings: PlanSettings,
     on_progress: ProgressCallback | None,
-) -> Any:
+) -> trt_types.IHostMemory:
     """The serialised engine. Raises EngineBuildError with the lines of the log that explain why there is none."""
     progress = Progress(on_progress) if on_progress is not None else None
     monitor = make_progress_monitor(trt, progress) if progress is not None else None  # must outlive the build
@@ -307,9 +313,9 @@ def _build(
     return plan
 
 
-def _inspect(trt: ModuleType, logger: Any, log: TensorRTLog, plan: Any) -> str:
+def _inspect(trt: TensorRT, logger: trt_types.ILogger, log: TensorRTLog, plan: trt_types.IHostMemory) -> str:
     """The finished engine as JSON, from the inspector; needs the GPU."""
-    runtime: trt_types.Runtime = _made(trt.Runtime, logger, log)
+    runtime = _made(trt.Runtime, logger, log)
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineBuildError(f"TensorRT cannot load the plan that it has just built: {log.told()}")

@@ -14,9 +14,9 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from densepack_runtime.tensorrt_plans.module import TensorRT
 from densepack_runtime.tensorrt_plans.precision_proof import REASONS, PrecisionProof
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ UNKNOWN_HERE = "unknown here: only the inspector on a GPU can tell"
 _FUSED_NAME = re.compile(r"mha|attention", re.IGNORECASE)
 
 
-def audit_network(trt: ModuleType, network: trt_types.INetworkDefinition) -> PrecisionProof:
+def audit_network(trt: TensorRT, network: trt_types.INetworkDefinition) -> PrecisionProof:
     """Count the matrix products of a parsed network, name those that are not Half, count what else is in float32."""
     kinds = {getattr(trt.LayerType, name) for name in PRODUCT_LAYERS if hasattr(trt.LayerType, name)}
-    layers: list[Any] = [network.get_layer(index) for index in range(network.num_layers)]
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
     products = [layer for layer in layers if layer.type in kinds]
     typed = [(layer.name, sorted({dtype.name for dtype in _types(layer)})) for layer in products]
     single = Counter(layer.type.name for layer in layers if _computes_in_float32(layer) and layer.type not in kinds)
@@ -43,7 +43,7 @@ def audit_network(trt: ModuleType, network: trt_types.INetworkDefinition) -> Pre
     )
 
 
-def _attention(layers: list[Any]) -> str:
+def _attention(layers: list[trt_types.ILayer]) -> str:
     fused = sum(layer.type.name == "ATTENTION_INPUT" for layer in layers)
     written_out = sum(layer.type.name == "SOFTMAX" for layer in layers)
     if written_out:
@@ -51,11 +51,11 @@ def _attention(layers: list[Any]) -> str:
     return f"{fused} fused (IAttention: one kernel, or the build fails)" if fused else "none"
 
 
-def _computes_in_float32(layer: Any) -> bool:
+def _computes_in_float32(layer: trt_types.ILayer) -> bool:
     return any(layer.get_output(index).dtype.name == "FLOAT" for index in range(layer.num_outputs))
 
 
-def _types(layer: Any) -> Iterator[Any]:
+def _types(layer: trt_types.ILayer) -> Iterator[trt_types.DataType]:
     """Types of the inputs and outputs that carry numbers (the mask of a fused attention may be boolean)."""
     for index in range(layer.num_inputs):
         tensor = layer.get_input(index)

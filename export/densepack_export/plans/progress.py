@@ -6,8 +6,12 @@ monitor = make_progress_monitor(trt, Progress(callback))
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
+
+from densepack_runtime.tensorrt_plans.module import TensorRT, override
+
+if TYPE_CHECKING:
+    import tensorrt as trt_types
 
 ProgressCallback = Callable[[str, int, int], None]
 """Called with a phase of the build, the steps done in it and their number; an exception in it cancels the build."""
@@ -40,19 +44,26 @@ class Progress:
         return self.raised is None
 
 
-def make_progress_monitor(trt: ModuleType, progress: Progress) -> Any:
+def make_progress_monitor(trt: TensorRT, progress: Progress) -> trt_types.IProgressMonitor:
     """An IProgressMonitor that tells `progress` about every step."""
+    if TYPE_CHECKING:
+        from tensorrt import IProgressMonitor
+    else:
+        IProgressMonitor = trt.IProgressMonitor  # noqa: N806 a class
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(IProgressMonitor):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
             super().__init__()
 
+        @override
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
             progress.start(phase_name, num_steps)
 
+        @override
         def step_complete(self, phase_name: str, step: int) -> bool:
             return progress.tell(phase_name, step + 1)
 
+        @override
         def phase_finish(self, phase_name: str) -> None:
             progress.finish(phase_name)
 

@@ -10,25 +10,26 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from densepack_runtime.errors import BackendError
 from densepack_runtime.host.files import new_file
 from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES
 from densepack_runtime.sessions.shapes import Profile
 from densepack_runtime.tensorrt_plans.log import TensorRTLog
+from densepack_runtime.tensorrt_plans.module import TensorRT, TensorRTForRTX, is_rtx
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 if TYPE_CHECKING:
     import tensorrt as trt_types
+    import tensorrt_rtx as rtx_types
 
 _LOGGER = logging.getLogger("densepack")
 _REBUILD = "Rebuild it on this host: densepack build-engine BUNDLE"
 
 
 def deserialize(
-    trt: ModuleType, runtime: trt_types.Runtime, plan: Path, entry: PlanEntry, log: TensorRTLog
+    trt: TensorRT, runtime: trt_types.Runtime, plan: Path, entry: PlanEntry, log: TensorRTLog
 ) -> trt_types.ICudaEngine:
     """The engine. Raises BackendError with the version, what TensorRT logged and the command that mends it."""
     try:
@@ -38,17 +39,16 @@ def deserialize(
     if entry.version_compatible:
         # Such plans carry code for the host; the bundle's checksums are what it is trusted by.
         runtime.engine_host_code_allowed = True
-    _check_validity(trt, runtime, content, entry)
+    if is_rtx(trt):
+        _check_validity(trt, runtime, content, entry)
     engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
         raise BackendError(f"TensorRT {trt.__version__} cannot load {entry.plan}: {log.told()}. {_REBUILD}")
     return engine
 
 
-def _check_validity(trt: ModuleType, runtime: Any, content: bytes, entry: PlanEntry) -> None:
+def _check_validity(trt: TensorRTForRTX, runtime: rtx_types.Runtime, content: bytes, entry: PlanEntry) -> None:
     """Ask TensorRT for RTX what it thinks of a plan; the datacenter flavour has no such question."""
-    if not hasattr(trt, "EngineValidity"):
-        return
     validity, diagnostics = runtime.get_engine_validity(content)
     flags = int(diagnostics)
     names = [name for name, flag in trt.EngineInvalidityDiagnostics.__members__.items() if flags & int(flag)]
@@ -59,14 +59,14 @@ def _check_validity(trt: ModuleType, runtime: Any, content: bytes, entry: PlanEn
         _LOGGER.warning("%s runs below its best here: %s", entry.plan, told)
 
 
-def check_engine(trt: ModuleType, engine: trt_types.ICudaEngine, entry: PlanEntry) -> None:
+def check_engine(trt: TensorRT, engine: trt_types.ICudaEngine, entry: PlanEntry) -> None:
     """Compare an engine with its record. Raises BackendError that lists every difference."""
     faults = [*_tensor_faults(trt, engine), *_profile_faults(engine, entry)]
     if faults:
         raise BackendError(f"{entry.plan} is not the engine of its record: {'; '.join(faults)}. {_REBUILD}")
 
 
-def _tensor_faults(trt: ModuleType, engine: Any) -> list[str]:
+def _tensor_faults(trt: TensorRT, engine: trt_types.ICudaEngine) -> list[str]:
     wanted = dict.fromkeys(INPUT_NAMES, (trt.TensorIOMode.INPUT, trt.int64))
     wanted |= dict.fromkeys(OUTPUT_NAMES, (trt.TensorIOMode.OUTPUT, trt.float32))
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -78,27 +78,31 @@ def _tensor_faults(trt: ModuleType, engine: Any) -> list[str]:
     return faults
 
 
-def _profile_faults(engine: Any, entry: PlanEntry) -> list[str]:
+def _profile_faults(engine: trt_types.ICudaEngine, entry: PlanEntry) -> list[str]:
     count = engine.num_optimization_profiles
     if count != len(entry.profiles):
         return [f"it has {count} profiles instead of {len(entry.profiles)}"]
     faults = []
     for index, profile in enumerate(entry.profiles):
-        shapes = (tuple(shape) for shape in engine.get_tensor_profile_shape(INPUT_NAMES[0], index))
+        shapes = (
+            cast("tuple[int, int]", tuple(shape)) for shape in engine.get_tensor_profile_shape(INPUT_NAMES[0], index)
+        )
         found = Profile(*shapes)
         if found != profile:
             faults.append(f"profile {index} is {found} instead of {profile}")
     return faults
 
 
-def rtx_config(trt: ModuleType, engine: Any, cache: Path | None, *, cuda_graphs: bool) -> Any:
+def rtx_config(
+    trt: TensorRTForRTX, engine: rtx_types.ICudaEngine, cache: Path | None, *, cuda_graphs: bool
+) -> rtx_types.IRuntimeConfig:
     """How TensorRT for RTX is to run: whole-graph CUDA graphs, and a cache of the kernels compiled at the first run."""
     config = engine.create_runtime_config()
     if config is None:
         raise BackendError("TensorRT for RTX made no runtime configuration")
     if cuda_graphs:
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-    kernels = config.create_runtime_cache()
+    kernels: rtx_types.IRuntimeCache = config.create_runtime_cache()
     if cache is not None and cache.is_file() and not kernels.deserialize(cache.read_bytes()):
         _LOGGER.info("%s is of another GPU or version: kernels are compiled anew", cache)
     if not config.set_runtime_cache(kernels):
@@ -106,7 +110,7 @@ def rtx_config(trt: ModuleType, engine: Any, cache: Path | None, *, cuda_graphs:
     return config
 
 
-def save_rtx_cache(config: Any, cache: Path) -> None:
+def save_rtx_cache(config: rtx_types.IRuntimeConfig, cache: Path) -> None:
     """Keep compiled kernels for the next start. What cannot be written is said and costs only that start's time."""
     try:
         content = bytes(config.get_runtime_cache().serialize())

@@ -24,7 +24,8 @@ from densepack_runtime.sessions.shapes import Profile, fill_padded
 from densepack_runtime.tensorrt_plans.cuda_device import CudaDevice
 
 if TYPE_CHECKING:
-    import tensorrt as trt
+    import tensorrt as trt_types
+    import tensorrt_rtx as rtx_types
 
 # Graphs are small next to a context's memory; a stream of SQuAD meets about forty (batch, length) buckets.
 GRAPHS_KEPT = 64
@@ -36,7 +37,7 @@ _OUTPUT_BYTES = np.dtype(np.float32).itemsize
 class _Buffers:
     """Flat arrays of the largest shape of a profile: pinned on the host, and addresses on the GPU, by tensor name."""
 
-    context: trt.IExecutionContext
+    context: trt_types.IExecutionContext
     host: dict[str, NDArray[Any]]
     device: dict[str, int]
 
@@ -56,12 +57,12 @@ class Lane:
     def __init__(
         self,
         cuda: CudaDevice,
-        engine: trt.ICudaEngine,
+        engine: trt_types.ICudaEngine,
         profiles: tuple[Profile, ...],
         *,
-        runtime_config: Any = None,
+        runtime_config: rtx_types.IRuntimeConfig | None = None,
         cuda_graphs: bool = True,
-        debug_listener: Any = None,
+        debug_listener: trt_types.IDebugListener | None = None,
     ) -> None:
         self._cuda = cuda
         self._engine = engine
@@ -187,7 +188,7 @@ class Lane:
                     raise BackendError(f"TensorRT refused the buffer of {name} ({largest * size} bytes)")
         return _Buffers(context, host, device)
 
-    def _make_context(self, profile: int) -> trt.IExecutionContext:
+    def _make_context(self, profile: int) -> trt_types.IExecutionContext:
         config = self._runtime_config
         made = (
             self._engine.create_execution_context() if config is None else self._engine.create_execution_context(config)

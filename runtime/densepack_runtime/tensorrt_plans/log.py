@@ -15,8 +15,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from densepack_runtime.tensorrt_plans.module import TensorRT, override
+
+if TYPE_CHECKING:
+    import tensorrt as trt_types
 
 # TensorRT says this about every int64 input; ours are meant to be int64.
 _EXPECTED_WARNINGS = ("has Int64 binding",)
@@ -49,7 +53,7 @@ class TensorRTLog:
 
 
 @contextmanager
-def captured_log(trt: ModuleType) -> Iterator[tuple[Any, TensorRTLog]]:
+def captured_log(trt: TensorRT) -> Iterator[tuple[trt_types.ILogger, TensorRTLog]]:
     """The logger to work with, and what this thread makes TensorRT say until the block ends.
 
     TensorRT keeps the first logger as long as any builder, runtime or parser lives (a traceback can hold one) and
@@ -64,17 +68,21 @@ def captured_log(trt: ModuleType) -> Iterator[tuple[Any, TensorRTLog]]:
         logger.leave(log, outer)
 
 
-def _logger(trt: ModuleType) -> Any:
+def _logger(trt: TensorRT) -> Any:
     with _LOGGERS:
         return _make_logger(trt)
 
 
 @functools.cache
-def _make_logger(trt: ModuleType) -> Any:
+def _make_logger(trt: TensorRT) -> Any:
     """An ILogger that writes errors and warnings into the TensorRTLog of the block that is open."""
+    if TYPE_CHECKING:
+        from tensorrt import ILogger
+    else:
+        ILogger = trt.ILogger  # noqa: N806 a class
     error_levels = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
 
-    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(ILogger):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
             super().__init__()  # pybind11 needs it spelled out
             self._of_thread = threading.local()
@@ -90,7 +98,8 @@ def _make_logger(trt: ModuleType) -> Any:
             self._of_thread.log = outer
             self._open.remove(log)
 
-        def log(self, severity: Any, msg: str) -> None:
+        @override
+        def log(self, severity: trt_types.ILogger.Severity, msg: str) -> None:
             is_error = severity in error_levels
             if not is_error and severity != trt.ILogger.WARNING:
                 return

@@ -15,12 +15,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 
-from densepack_runtime.errors import BackendError, DensepackError, InputError, require
-from densepack_runtime.host.flavours import EXTRAS, MODULES
+from densepack_runtime.errors import BackendError, DensepackError, InputError
 from densepack_runtime.host.here import Host
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import Batch, Logits, SessionBase
@@ -31,7 +30,12 @@ from densepack_runtime.tensorrt_plans.debug_tensors import DebugCallback, make_d
 from densepack_runtime.tensorrt_plans.engine import check_engine, deserialize, rtx_config, save_rtx_cache
 from densepack_runtime.tensorrt_plans.lane import Lane
 from densepack_runtime.tensorrt_plans.log import captured_log
+from densepack_runtime.tensorrt_plans.module import is_rtx, load_tensorrt
 from densepack_runtime.tensorrt_plans.record import PlanEntry
+
+if TYPE_CHECKING:
+    import tensorrt as trt_types
+    import tensorrt_rtx as rtx_types
 
 Result = TypeVar("Result")
 # Two batches under way hide the copies of one behind the computing of the other; more lanes only take memory.
@@ -56,7 +60,7 @@ class TensorRTSession(SessionBase):
         on_debug: DebugCallback | None = None,
     ) -> None:
         self.entry = entry
-        self._trt = require(MODULES[entry.flavour], EXTRAS[entry.flavour])
+        self._trt = load_tensorrt(entry.flavour)
         self._cuda_graphs = options.cuda_graphs
         self._runtime_cache = options.cache and options.cache / f"{entry.plan_sha256[:16]}.kernels"
         self._most_lanes = max(1, lanes)
@@ -125,17 +129,17 @@ class TensorRTSession(SessionBase):
             lane.close()
         if self._config is not None and self._runtime_cache is not None and not self._cuda.broken:
             save_rtx_cache(self._config, self._runtime_cache)
-        self._config = self._engine = self._runtime = None
+        del self._config, self._engine, self._runtime
         self._cuda.close()
 
-    def _open(self, plan: Path) -> tuple[Any, Any, Any]:
+    def _open(self, plan: Path) -> tuple[trt_types.Runtime, trt_types.ICudaEngine, rtx_types.IRuntimeConfig | None]:
         """Runtime, engine and, for TensorRT for RTX, the runtime configuration."""
         with captured_log(self._trt) as (logger, log):
-            runtime: Any = self._trt.Runtime(logger)
+            runtime = self._trt.Runtime(logger)
             engine = deserialize(self._trt, runtime, plan, self.entry, log)
             check_engine(self._trt, engine, self.entry)
             config = None
-            if self.entry.flavour == "tensorrt-rtx":
+            if is_rtx(self._trt):
                 config = rtx_config(self._trt, engine, self._runtime_cache, cuda_graphs=self._cuda_graphs)
         return runtime, engine, config
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from densepack_export.graphs.onnx_export import export_onnx
-from densepack_export.plans.builder import DEFAULT_PROFILES, PlanSettings, build_plan, choose_flavour, load_tensorrt
+from densepack_export.plans.builder import DEFAULT_PROFILES, PlanSettings, build_plan, choose_flavour
 from densepack_runtime.bundle import MANIFEST
 from densepack_runtime.errors import EngineBuildError, ExportError, InputError, MissingDependencyError
 from densepack_runtime.host.records import data_from_record
@@ -22,6 +22,7 @@ from densepack_runtime.sessions.session import Precision
 from densepack_runtime.sessions.shapes import Profile
 from densepack_runtime.structure import LayerStructure, Structure
 from densepack_runtime.tensorrt_plans import log as tensorrt_log
+from densepack_runtime.tensorrt_plans.module import load_tensorrt
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 from tests.export.conftest import PRECISIONS, VARIANTS, ExportedBy, random_module
 from tests.export.graphs.planted_graphs import compute_in_float32
