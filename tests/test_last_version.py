@@ -14,6 +14,8 @@ from tests.command_line import CommandLine, Outcome
 
 LAST = Path(__file__).with_name("last_version")
 QUESTIONS = 8
+# Sums in another order, through 6 of 12 steps of 1e-3 that Adam makes of them.
+ROUNDING = 1e-4
 
 
 @pytest.fixture
@@ -54,13 +56,14 @@ def test_a_benchmark_document_of_the_last_version_is_shown(
     assert "bundle@dense" in page.read_text(encoding="utf-8")
 
 
-def test_a_training_of_the_last_version_goes_on_to_the_same_bits(densepack: CommandLine, tmp_path: Path) -> None:
-    """It was stopped after step 6 of 12."""
+def test_a_training_of_the_last_version_goes_on(densepack: CommandLine, tmp_path: Path) -> None:
+    """It was stopped after step 6 of 12. On another processor it ends as a whole run does, up to rounding."""
 
     def prune(out: Path, state: Path, *more: str) -> Outcome:
         files = ("--teacher", LAST / "teacher", "--data", LAST / "train.json", "--state-dir", state, "--device", "cpu")
         sizes = ("--max-steps", 12, "--token-budget", 256, "--max-length", 32, "--doc-stride", 8)
-        return densepack("prune", LAST / "start", out, *files, *sizes, "--learning-rate", "1e-3", *more)
+        rates = ("--learning-rate", "1e-3", "--dropout", "0", "--attention-dropout", "0", "--threads", "1")
+        return densepack("prune", LAST / "start", out, *files, *sizes, *rates, *more)
 
     every = ("--log-every", "3", "--save-every", "4")
     state = shutil.copytree(LAST / "state", tmp_path / "state")
@@ -70,4 +73,6 @@ def test_a_training_of_the_last_version_goes_on_to_the_same_bits(densepack: Comm
     assert prune(tmp_path / "whole", tmp_path / "fresh", *every).code == 0
     found, wanted = (load_file(tmp_path / name / "model.safetensors") for name in ("resumed", "whole"))
     assert found.keys() == wanted.keys()
-    assert all(found[name].equal(wanted[name]) for name in wanted)
+    assert all(found[name].allclose(wanted[name], rtol=0, atol=ROUNDING) for name in wanted)
+    start = load_file(LAST / "start" / "model.safetensors")
+    assert any(not start[name].allclose(wanted[name], rtol=0, atol=20 * ROUNDING) for name in wanted)

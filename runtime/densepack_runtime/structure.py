@@ -11,6 +11,7 @@ weights. Nothing here needs torch.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -77,13 +78,13 @@ class LayerStructure:
     folded_units: int = 0
     query_dead_heads: tuple[int, ...] = ()
 
-    def __post_init__(self) -> None:
-        """Refuse what no layer can be. Raises CheckpointError."""
-        for name, numbers in (("heads", self.heads), ("ffn_units", self.ffn_units)):
-            if list(numbers) != sorted({*numbers}) or min(numbers, default=0) < 0:
-                raise CheckpointError(f"the {name} of a layer do not ascend from 0 or more: {list(numbers[:8])}…")
+    def faults(self, heads: int, units: int) -> Iterator[str]:
+        """What no layer of a model with so many heads and FFN units can be."""
+        for name, numbers, count in (("heads", self.heads, heads), ("ffn_units", self.ffn_units, units)):
+            if list(numbers) != sorted({*numbers}) or min(numbers, default=0) < 0 or max(numbers, default=0) >= count:
+                yield f"{name} {list(numbers[-8:])} of {count}"
         if not len(self.ffn_units) <= self.ffn_width <= LARGEST_SIZE:
-            raise CheckpointError(f"a layer has {len(self.ffn_units)} FFN units and ffn_width {self.ffn_width}")
+            yield f"{len(self.ffn_units)} FFN units in a width of {self.ffn_width}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +116,11 @@ class Structure:
         faults = [f"{name} {size}" for name, size in sizes.items() if not _LEAST[name] <= size <= LARGEST_SIZE]
         if not faults and self.hidden_size % self.num_attention_heads:
             faults.append(f"hidden_size {self.hidden_size} for {self.num_attention_heads} heads")
-        for index, layer in enumerate(self.layers):
-            if layer.heads[-1:] >= (self.num_attention_heads,):
-                faults.append(f"head {layer.heads[-1]} of {self.num_attention_heads} in layer {index}")
-            if layer.ffn_units[-1:] >= (self.intermediate_size,):
-                faults.append(f"FFN unit {layer.ffn_units[-1]} of {self.intermediate_size} in layer {index}")
+        faults += [
+            f"{fault} in layer {index}"
+            for index, layer in enumerate(self.layers)
+            for fault in layer.faults(self.num_attention_heads, self.intermediate_size)
+        ]
         if faults:
             raise CheckpointError(f"no model has {', '.join(faults)}")
 

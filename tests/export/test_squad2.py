@@ -50,4 +50,10 @@ def test_build_parity_and_eval_agree_on_null_answers(squad2: Path, densepack: Co
         for rung in report["rungs"]:
             if rung["precision"] == "fp32" and rung["questions"] == QUESTIONS:
                 assert (rung["exact_match"], rung["f1"]) == (score["exact_match"], score["f1"]), rung["name"]
+    halves = json.loads(
+        densepack("eval", bundle, "--squad", squad2, "--backend", "onnxruntime", "--precision", "fp16", "--json").out
+    )
+    for report in reports:
+        [half] = [rung for rung in report["rungs"] if rung["name"] == "ONNX FP16"]
+        assert (half["exact_match"], half["f1"]) == (halves["exact_match"], halves["f1"])
     assert sum(rung["questions"] == QUESTIONS for rung in reports[0]["rungs"]) >= 4

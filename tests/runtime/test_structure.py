@@ -63,15 +63,15 @@ def broken(structure: Structure, change: dict[str, Any]) -> str:
         ({"vocab_size": 10**400, "num_attention_heads": 0}, "vocab_size 10+, num_attention_heads 0"),
         ({"layers": []}, "no model has num_layers 0"),
         ({"num_attention_heads": 5}, "hidden_size 32 for 5 heads"),
-        ({"num_attention_heads": 2}, "no model has head 3 of 2 in layer 0, head 2 of 2 in layer 2"),
-        ({"intermediate_size": 5}, "no model has FFN unit 16 of 5 in layer 0"),
+        ({"num_attention_heads": 2}, r"no model has heads \[1, 3\] of 2 in layer 0, heads \[0, 1, 2\] of 2 in layer 2"),
+        ({"intermediate_size": 5}, r"no model has ffn_units \[.*16\] of 5 in layer 0"),
         (
             {"layers": [{"heads": [2, 1], "ffn_units": [], "ffn_width": 0}]},
-            r"heads of a layer do not ascend .*\[2, 1\]",
+            r"no model has heads \[2, 1\] of \d+ in layer 0",
         ),
-        ({"layers": [{"heads": [], "ffn_units": [-1], "ffn_width": 1}]}, r"ffn_units of a layer do not .*\[-1\]"),
-        ({"layers": [{"heads": [], "ffn_units": [1, 2], "ffn_width": 1}]}, "a layer has 2 FFN units and ffn_width 1"),
-        ({"layers": [{"heads": [], "ffn_units": [], "ffn_width": 10**400}]}, "has 0 FFN units and ffn_width 10+"),
+        ({"layers": [{"heads": [], "ffn_units": [-1], "ffn_width": 1}]}, r"ffn_units \[-1\] of \d+ in layer 0"),
+        ({"layers": [{"heads": [], "ffn_units": [1, 2], "ffn_width": 1}]}, "2 FFN units in a width of 1 in layer 0"),
+        ({"layers": [{"heads": [], "ffn_units": [], "ffn_width": 10**400}]}, "0 FFN units in a width of 10+"),
     ],
 )
 def test_a_broken_file_says_what_is_wrong(tiny_structure: Structure, change: dict[str, Any], message: str) -> None:

@@ -180,14 +180,6 @@ def attach_masks(linear: Callable[[str], nn.Linear], structure: Structure, setti
     return masks
 
 
-def detach_masks(bert: nn.Module, *, keep_masked: bool) -> None:
-    """Remove the parametrisations: the weights become M ∘ W as last refreshed, or what they were without masks."""
-    for module in bert.modules():
-        for name in ("weight", "bias"):
-            if parametrize.is_parametrized(module, name):
-                parametrize.remove_parametrizations(module, name, leave_parametrized=keep_masked)
-
-
 def _block_faults(name: str, weight: Tensor, block: tuple[int, int]) -> list[str]:
     if any(size % part for size, part in zip(weight.shape, block, strict=True)):
         return [f"{name} is {list(weight.shape)}"]

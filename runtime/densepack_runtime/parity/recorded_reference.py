@@ -9,9 +9,10 @@ SQuAD file of the build (by sha256) the best span of every question with its sco
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +160,16 @@ class RecordedReference:
         spans = BestSpans(self.spans[:, 0], self.spans[:, 1], self.scores, self.scores)
         return QuestionTable(spans, null_scores, null_scores).best_answers(run.rules)
 
+    def _with_reference_scores(self, table: QuestionTable) -> QuestionTable:
+        """The table with what is known of the reference: its null scores, and that no span is above its best.
+
+        What it gives another span is not recorded: up to that, the rung's own score stands in for it.
+        """
+        spans = replace(table.spans, reference_score=np.minimum(table.spans.score, self.scores))
+        return QuestionTable(
+            spans, table.null_score, table.null_score if self.null_scores is None else self.null_scores
+        )
+
     def _judged(self, rung: Rung, run: ParityRun, wanted: BestSpans, base: RungReport) -> RungReport:
         if rung.session is None:
             return not_run(rung)
@@ -170,9 +181,11 @@ class RecordedReference:
             logits = rung.session.run(batch)
             spans.add(batch, logits, logits)
             run.on_windows(len(batch.windows))
+        table, rules = spans.by_question(), run.rules
         difference = tally.summary()
-        # What the reference gives another answer is not recorded: the rung's own score stands in for it.
-        found = spans.by_question().best_answers(run.rules)
+        if not table.is_finite(rules):  # beyond the recorded windows, too
+            difference = replace(difference, max_abs_logit=math.inf)
+        found = self._with_reference_scores(table).best_answers(rules)
         return judge(
             rung.name,
             rung.precision,

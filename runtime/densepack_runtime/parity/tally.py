@@ -82,6 +82,11 @@ class QuestionTable:
     null_score: NDArray[np.float64]
     reference_null_score: NDArray[np.float64]
 
+    def is_finite(self, rules: SpanRules) -> bool:
+        """Whether every question has a score to be answered by, and a null score where the rules ask for one."""
+        asked = [self.spans.score] if rules.null_threshold is None else [self.spans.score, self.null_score]
+        return all(bool(np.isfinite(scores).all()) for scores in asked)
+
     def best_answers(self, rules: SpanRules) -> BestSpans:
         """The best span of every question, or no answer where the rules decide for it."""
         spans, threshold = self.spans, rules.null_threshold or 0.0

@@ -30,7 +30,7 @@ from densepack_runtime.tensorrt_plans.debug_tensors import DebugCallback, make_d
 from densepack_runtime.tensorrt_plans.engine import check_engine, deserialize, rtx_config, save_rtx_cache
 from densepack_runtime.tensorrt_plans.lane import Lane
 from densepack_runtime.tensorrt_plans.log import captured_log
-from densepack_runtime.tensorrt_plans.module import is_rtx, load_tensorrt
+from densepack_runtime.tensorrt_plans.module import is_rtx, load_tensorrt, override
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 if TYPE_CHECKING:
@@ -94,11 +94,13 @@ class TensorRTSession(SessionBase):
             raise BackendError(f"{entry.plan} cannot run here: {reason}")
         return cls(plan, entry, options=options)
 
+    @override
     def run(self, batch: Batch) -> Logits:
         """Logits of one batch. Raises InputError for one that no profile holds, BackendError when the GPU fails."""
         [logits] = self.run_many([batch])
         return logits
 
+    @override
     def run_many(self, batches: Iterable[Batch]) -> Iterator[Logits]:
         """Logits of each batch, in order; the next batch is queued before the result of the last is waited for."""
         pieces_of_batch: deque[int] = deque()
@@ -118,6 +120,7 @@ class TensorRTSession(SessionBase):
                     yield _joined(parts)
                     parts = []
 
+    @override
     def close(self) -> None:
         """Free everything on the GPU, also after an error there; calls of other threads fail from then on."""
         with self._changed:

@@ -17,6 +17,7 @@ from densepack_export.graphs.onnx_export import export_onnx
 from densepack_export.plans.builder import DEFAULT_PROFILES, PlanSettings, build_plan, choose_flavour
 from densepack_runtime.bundle import MANIFEST
 from densepack_runtime.errors import EngineBuildError, ExportError, InputError, MissingDependencyError
+from densepack_runtime.host.here import Host
 from densepack_runtime.host.records import data_from_record
 from densepack_runtime.sessions.session import Precision
 from densepack_runtime.sessions.shapes import Profile
@@ -257,7 +258,7 @@ def test_missing_packages_name_their_extra(tmp_path: Path, monkeypatch: pytest.M
         build_plan(tmp_path / "model.onnx", tmp_path / "plan")
     with pytest.raises(MissingDependencyError, match=r"densepack\[gpu\]"):
         load_tensorrt("tensorrt")
-    monkeypatch.setattr("densepack_export.plans.builder.installed_version", lambda flavour: "")
+    monkeypatch.setattr(Host, "here", lambda: Host(None, {}))
     with pytest.raises(MissingDependencyError, match=r"no TensorRT is installed: pip install 'densepack\[rtx\]'"):
         choose_flavour()
 

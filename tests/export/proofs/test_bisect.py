@@ -103,7 +103,7 @@ def test_on_the_command_line(densepack: CommandLine, bundle: Bundle, tmp_path: P
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("fp32", "--bisect compares two sides separated by a comma, got 'fp32'"),
+        ("fp32", "two sides are compared, separated by a comma, got 'fp32'"),
         ("fp32,nothing", "unknown side 'nothing': give fp32, fp16, fused, plan, torch, or an ONNX file"),
         ("torch,fp32", "the side torch needs the checkpoint: pass --checkpoint"),
         ("fp32,plan", "the side plan needs an NVIDIA GPU, and there is none here"),

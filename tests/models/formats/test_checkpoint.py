@@ -310,8 +310,8 @@ def test_packed_checkpoint_with_impossible_structure(tmp_path: Path) -> None:
     structure["layers"][1]["ffn_width"] = 1
     (folder / "structure.json").write_text(json.dumps(structure))
     message = faults_of(folder)
-    assert "layer 0 has heads [3, 1] of 4" in message
-    assert "layer 1 has 3 FFN units in a width of 1" in message
+    assert "heads [3, 1] of 4 in layer 0" in message
+    assert "3 FFN units in a width of 1 in layer 1" in message
 
 
 def test_packed_checkpoint_with_tensors_of_another_shape(tmp_path: Path) -> None:

@@ -305,6 +305,23 @@ def test_a_rung_that_never_or_always_finds_no_answer_closes_the_gate(
     assert "(no answer)" in str(worst_rows(climbed))
 
 
+def test_null_scores_that_are_not_finite_close_the_gate_beyond_the_recorded_windows(
+    second: ParityRun, tmp_path: Path
+) -> None:
+    """The reference finds no answer, and infinity seems to say the same; `densepack eval` refuses such logits."""
+    recorder = ReferenceRecorder(second.windows, second.dataset)
+    climb(second, [Rung("reference", TokenSession(null_at(20.0)))], on_reference=recorder)
+    recorder.chosen = recorder.chosen[:1]
+    recorder.save(tmp_path / "reference.npz")
+
+    def change(batch: Batch, logits: Logits) -> Logits:
+        return null_at(20.0 if len(batch.windows) == 1 else np.nan)(batch, logits)
+
+    rung = Rung("rung", TokenSession(change), "fp16")
+    report = RecordedReference.load(tmp_path / "reference.npz").compare(second, [rung])
+    assert report.rungs[1].failures[0] == "some logits are not finite"
+
+
 def test_a_recording_without_null_answers_is_refused_for_squad_2_only(
     second: ParityRun, recorded: Path, run: ParityRun, tmp_path: Path
 ) -> None:
