@@ -8,7 +8,6 @@ Every step works in one temporary folder; the bundle appears when all gates have
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +23,6 @@ from densepack_models.packing import pack_with_report
 from densepack_models.packing_report import PackReport
 from densepack_runtime.bundle import (
     ONNX_NAMES,
-    PARITY_NAME,
     REFERENCE_NAME,
     Bundle,
     BundleDraft,
@@ -41,7 +39,7 @@ from densepack_runtime.host.versions import package_versions
 from densepack_runtime.parity.climb import ParityRun
 from densepack_runtime.parity.ladder import closed_precisions
 from densepack_runtime.parity.recorded_reference import ReferenceRecorder, stratified_windows
-from densepack_runtime.parity.report import ParityReport, parity_entry
+from densepack_runtime.parity.report import ParityReport, enter_report
 from densepack_runtime.parity.tables import show_parity
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
@@ -181,11 +179,9 @@ def _check_parity(
     if not report.passed:
         raise ParityError(f"parity failed, no bundle was written: {'; '.join(report.failures)}")
     recorder.save(draft.path(REFERENCE_NAME))
-    draft.path(PARITY_NAME).write_text(
-        json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    enter_report(draft, report)
     closed = closed_precisions(report)
     for entry in closed:
         story.tell(f"closed: {entry.precision} on {entry.backend}, the rest of the bundle stands ({entry.reason})")
-    draft.manifest = replace(draft.manifest, parity=parity_entry(report), closed=closed)
+    draft.manifest = replace(draft.manifest, closed=closed)
     return report

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from densepack_export.plans.into_bundle import PlanRequest, build_into, with_pla
 from densepack_export.report.writing import refresh_report
 from densepack_runtime.bundle import (
     ONNX_NAMES,
-    PARITY_NAME,
     REFERENCE_NAME,
     Bundle,
     BundleDraft,
@@ -18,21 +16,19 @@ from densepack_runtime.bundle import (
 )
 from densepack_runtime.errors import BundleError, ParityError
 from densepack_runtime.host.console import tell
-from densepack_runtime.host.files import write_text_atomic
 from densepack_runtime.host.here import Host
 from densepack_runtime.host.story import Story
 from densepack_runtime.parity.corners import check_plan
-from densepack_runtime.parity.report import ParityReport, parity_entry
+from densepack_runtime.parity.report import ParityReport, enter_report
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.tensorrt_plans.choice import misfit
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 
 def store_verdict(bundle: Bundle, report: ParityReport, dataset: SquadDataset) -> None:
+    """Store a report and its verdict in a bundle; its page follows."""
     with edit_bundle(bundle) as draft:
-        text = json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n"
-        write_text_atomic(draft.path(PARITY_NAME), text)
-        draft.manifest = replace(draft.manifest, parity=parity_entry(report))
+        enter_report(draft, report)
         refresh_report(draft, bundle.folder.resolve().name, tell, dataset)
     tell(f"stored the verdict in {bundle.folder}")
 

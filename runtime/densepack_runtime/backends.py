@@ -33,12 +33,16 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Runnable:
-    """What a backend is asked to run: an ONNX file, or a plan with its record. `bundle` is named in messages."""
+    """What a backend is asked to run: an ONNX file, or a plan with its record.
+
+    `bundle` is named in messages; `sha256` is that of the file, where somebody has hashed it already.
+    """
 
     file: Path
     precision: ComputePrecision
     plan: PlanEntry | None = None
     bundle: object = "BUNDLE"
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,7 @@ def _open_onnxruntime_gpu(provider: str) -> Callable[[Runnable, SessionOptions],
 def _open_openvino(model: Runnable, options: SessionOptions) -> Session:
     from densepack_runtime.sessions.openvino_session import OpenVinoSession
 
-    return OpenVinoSession(model.file, precision=model.precision, options=options)
+    return OpenVinoSession(model.file, precision=model.precision, options=options, graph_sha256=model.sha256)
 
 
 def _open_tensorrt(model: Runnable, options: SessionOptions) -> Session:
@@ -243,7 +247,8 @@ def open_choice(bundle: Bundle, choice: Choice, options: SessionOptions = DEFAUL
         return open_plan(bundle, choice.plan, options)
     _refuse_closed(bundle, choice.backend, choice.precision)
     graph = bundle.graph(GRAPH_OF[choice.precision])
-    return _open(bundle, choice.backend, Runnable(graph, choice.precision, bundle=bundle.folder), options)
+    known = bundle.manifest.files[graph.name].sha256
+    return _open(bundle, choice.backend, Runnable(graph, choice.precision, bundle=bundle.folder, sha256=known), options)
 
 
 def open_plan(bundle: Bundle, plan: PlanEntry, options: SessionOptions = DEFAULT) -> Session:

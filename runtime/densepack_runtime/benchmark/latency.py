@@ -8,8 +8,8 @@ that is not timed.
     report = run_benchmark([Side("dense", dense, cost), Side("packed", packed, cost)], [Cell(8, 384)])
     report["ratios"][0]["median"]
 
-The result is one JSON document whose layout (`BENCHMARK_SCHEMA`) other tools may rely on. `benchmark_squad` and
-`benchmark_growth` have its other sections.
+`document` puts this into the one JSON document of a benchmark; `end_to_end`, `growth` and `memory` make its other
+sections.
 """
 
 from __future__ import annotations

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from densepack_runtime.host.console import print_table
-
-if TYPE_CHECKING:
-    pass
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from densepack_runtime.bundle import ParityEntry
+from densepack_runtime.bundle import PARITY_NAME, BundleDraft, ParityEntry
 from densepack_runtime.errors import InputError
+from densepack_runtime.host.files import write_text_atomic
 from densepack_runtime.host.records import Document
 from densepack_runtime.sessions.session import OPTIONAL_PRECISIONS, ComputePrecision
 
@@ -105,6 +107,13 @@ class ParityReport:
         """This ladder with the compared rungs of another one (run on a part of the windows, say) behind its own."""
         extra = tuple(rung for rung in other.rungs if rung.status != "reference")
         return replace(self, rungs=self.rungs + extra)
+
+
+def enter_report(draft: BundleDraft, report: ParityReport) -> None:
+    """Put a report and its verdict into a bundle that is being written."""
+    text = json.dumps(report.as_dict(), indent=1, ensure_ascii=False) + "\n"
+    write_text_atomic(draft.path(PARITY_NAME), text)
+    draft.manifest = replace(draft.manifest, parity=parity_entry(report))
 
 
 def parity_entry(report: ParityReport) -> ParityEntry:

@@ -16,7 +16,13 @@ from typing import Any
 
 from densepack_runtime.errors import BackendError, require
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
-from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Logits, SessionBase
+from densepack_runtime.sessions.session import (
+    OUTPUT_NAMES,
+    Batch,
+    Logits,
+    SessionBase,
+    refuse_foreign_graph,
+)
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -104,16 +110,7 @@ def _provider_name(runtime: Any, provider: str) -> str:
 
 def _check_tensors(session: Any, path: Path) -> None:
     found = {tensor.name: tensor.type for tensor in (*session.get_inputs(), *session.get_outputs())}
-    wanted = dict.fromkeys(INPUT_NAMES, "tensor(int64)") | dict.fromkeys(OUTPUT_NAMES, "tensor(float)")
-    if found != wanted:
-        raise BackendError(
-            f"{path.name} is not a graph of densepack: its inputs and outputs are {_listed(found)}; needed are "
-            f"{_listed(wanted)}"
-        )
-
-
-def _listed(tensors: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {kind}" for name, kind in sorted(tensors.items()))
+    refuse_foreign_graph(path, found, "tensor(int64)", "tensor(float)")
 
 
 def onnxruntime_conflict() -> str | None:

@@ -25,7 +25,14 @@ from densepack_runtime.host.files import sha256_of
 from densepack_runtime.host.machine import processor_features
 from densepack_runtime.sessions.openvino_int8 import GROUP_SIZE, multiplies_int8, with_int8_weights
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
-from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, ComputePrecision, Logits, SessionBase
+from densepack_runtime.sessions.session import (
+    OUTPUT_NAMES,
+    Batch,
+    ComputePrecision,
+    Logits,
+    SessionBase,
+    refuse_foreign_graph,
+)
 
 _PRECISIONS: tuple[ComputePrecision, ...] = ("fp32", "bf16", "int8")
 _TELEMETRY = "openvino_telemetry"
@@ -39,7 +46,8 @@ _INSTRUCTION_SETS = "ONEDNN_MAX_CPU_ISA"
 class OpenVinoSession(SessionBase):
     """Runs one ONNX file. Thread-safe.
 
-    What OpenVINO compiles for this processor is kept in the folder `openvino` of the cache: the next start is faster.
+    What OpenVINO compiles for this processor is kept in the folder `openvino` of the cache: the next start is faster,
+    and faster still where the caller knows the graph's hash.
     Raises BackendError when the file is missing, damaged or not a graph of densepack, or when the processor does not
     multiply in `precision`; MissingDependencyError without openvino.
     """
@@ -50,12 +58,13 @@ class OpenVinoSession(SessionBase):
         *,
         precision: ComputePrecision = "fp32",
         options: SessionOptions = DEFAULT,
+        graph_sha256: str | None = None,
     ) -> None:
         if precision not in _PRECISIONS:
             raise BackendError(f"OpenVINO computes in {', '.join(_PRECISIONS)}, not in {precision}")
         self._path = Path(path)
         self._lock = threading.Lock()
-        self._request: Any = _compile(self._path, precision, options).create_infer_request()
+        self._request: Any = _compile(self._path, precision, options, graph_sha256).create_infer_request()
 
     def run(self, batch: Batch) -> Logits:
         """Logits of one batch. Raises BackendError when the session is closed or OpenVINO fails."""
@@ -106,7 +115,7 @@ def _without_module(name: str) -> Iterator[None]:
         del sys.modules[name]
 
 
-def _compile(path: Path, precision: ComputePrecision, asked: SessionOptions) -> Any:
+def _compile(path: Path, precision: ComputePrecision, asked: SessionOptions, graph_sha256: str | None) -> Any:
     openvino: Any = import_openvino()
     if not path.is_file():
         raise BackendError(f"the ONNX file {path} is missing")
@@ -117,8 +126,8 @@ def _compile(path: Path, precision: ComputePrecision, asked: SessionOptions) -> 
         raise BackendError(f"{name} does not multiply in {precision}: use --precision {' or '.join(able)}")
     options = compile_options(precision, asked.cpu_threads, bfloat16="bf16" in able)
     if asked.cache is not None:
-        cache = asked.cache / "openvino"
-        core.set_property({"CACHE_DIR": str(cache_folder(cache, path, precision, options, openvino.__version__))})
+        graph, cache = graph_sha256 or sha256_of(path), asked.cache / "openvino"
+        core.set_property({"CACHE_DIR": str(cache_folder(cache, graph, precision, options, openvino.__version__))})
     try:
         model = core.read_model(str(path))
         _check_tensors(model, path)
@@ -142,7 +151,7 @@ def compile_options(precision: ComputePrecision, threads: int, *, bfloat16: bool
 
 
 def cache_folder(
-    cache: Path, graph: Path, precision: ComputePrecision, options: Mapping[str, Any], version: str
+    cache: Path, graph_sha256: str, precision: ComputePrecision, options: Mapping[str, Any], version: str
 ) -> Path:
     """The folder in `cache` for one compilation, named after all that decides what comes of it.
 
@@ -150,7 +159,7 @@ def cache_folder(
     float32 one took it, and ended the process on processors with AMX.
     """
     decides = {
-        "graph": sha256_of(graph),
+        "graph": graph_sha256,
         "precision": precision,
         "options": dict(options),
         "openvino": version,
@@ -164,13 +173,4 @@ def cache_folder(
 def _check_tensors(model: Any, path: Path) -> None:
     found = {tensor.get_any_name(): tensor.get_element_type().get_type_name() for tensor in model.inputs}
     found |= {tensor.get_any_name(): tensor.get_element_type().get_type_name() for tensor in model.outputs}
-    wanted = dict.fromkeys(INPUT_NAMES, "i64") | dict.fromkeys(OUTPUT_NAMES, "f32")
-    if found != wanted:
-        raise BackendError(
-            f"{path.name} is not a graph of densepack: its inputs and outputs are {_listed(found)}; needed are "
-            f"{_listed(wanted)}"
-        )
-
-
-def _listed(tensors: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {kind}" for name, kind in sorted(tensors.items()))
+    refuse_foreign_graph(path, found, "i64", "f32")

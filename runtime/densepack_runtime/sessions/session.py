@@ -10,13 +10,16 @@ nothing else about them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from densepack_runtime.errors import BackendError
 
 # How a graph is typed, and how a session computes it: in bfloat16 and INT8, a backend runs the float32 graph.
 Precision = Literal["fp32", "fp16"]
@@ -57,6 +60,21 @@ class Logits:
 
     start: NDArray[np.float32]
     end: NDArray[np.float32]
+
+
+def refuse_foreign_graph(path: Path, found: Mapping[str, str], int64: str, float32: str) -> None:
+    """Raise BackendError unless a graph has densepack's inputs and outputs.
+
+    `found` has the type of every tensor by name, `int64` and `float32` are what the backend calls these types.
+    """
+    wanted = dict.fromkeys(INPUT_NAMES, int64) | dict.fromkeys(OUTPUT_NAMES, float32)
+    if found != wanted:
+        told, needed = (
+            ", ".join(f"{name} {kind}" for name, kind in sorted(types.items())) for types in (found, wanted)
+        )
+        raise BackendError(
+            f"{path.name} is not a graph of densepack: its inputs and outputs are {told}; needed are {needed}"
+        )
 
 
 @runtime_checkable

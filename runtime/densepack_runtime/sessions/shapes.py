@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.errors import InputError
 from densepack_runtime.sessions.session import Batch
-
-if TYPE_CHECKING:
-    pass
 
 # Lengths that a GPU sees are rounded up to this: few shapes for CUDA graphs, at most 63 columns of padding.
 LENGTH_STEP = 64

@@ -18,6 +18,7 @@ import densepack_runtime.sessions.openvino_session as module
 from densepack_runtime.backends import choose_backend, open_choice
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, MissingDependencyError
+from densepack_runtime.host.files import sha256_of
 from densepack_runtime.sessions import openvino_int8
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.sessions.openvino_int8 import quantised
@@ -148,7 +149,7 @@ def test_everything_that_decides_names_the_cache(tmp_path: Path, monkeypatch: py
     fp32, bf16 = (compile_options(precision, 2, bfloat16=True) for precision in ("fp32", "bf16"))
 
     def name(of: Path = graph, precision: Any = "fp32", options: Any = fp32, version: str = "2026.4.1") -> str:
-        return cache_folder(tmp_path, of, precision, options, version).name
+        return cache_folder(tmp_path, sha256_of(of), precision, options, version).name
 
     names = [
         name(),
