@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from densepack_runtime.errors import BundleError
-from densepack_runtime.host.files import new_folder, sha256_of
+from densepack_runtime.host.files import sha256_of
+from densepack_runtime.host.folders import left_aside, link_or_copy, new_folder
 from densepack_runtime.host.records import Document, data_from_record
 from densepack_runtime.sessions.fp16_range import RangeReport
 from densepack_runtime.sessions.session import ComputePrecision, Precision
@@ -186,9 +186,10 @@ class Bundle:
         folder = Path(folder)
         manifest_path = folder / MANIFEST_NAME
         if not manifest_path.is_file():
-            raise BundleError(
-                f"{folder} is not a bundle: it has no {MANIFEST_NAME}. Make one: densepack build CHECKPOINT BUNDLE"
-            )
+            aside = left_aside(folder.resolve())
+            cure = f"Rename {aside}" if aside else "Make one: densepack build CHECKPOINT BUNDLE"
+            told = "a run was stopped while it replaced it. " if aside else ""
+            raise BundleError(f"{folder} is not a bundle: {told}it has no {MANIFEST_NAME}. {cure}")
         manifest = Manifest.from_json(manifest_path.read_bytes())
         faults = find_faults(folder, manifest, hashes=verify)
         if faults:
@@ -225,9 +226,7 @@ class Bundle:
 
 def find_faults(folder: Path, manifest: Manifest, *, hashes: bool) -> list[str]:
     """Everything in the folder that is not as the manifest says, a phrase each."""
-    present = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() or path.is_symlink()
-    } - {MANIFEST_NAME}
+    present = _files_in(folder)
     faults = [f"{name} is missing" for name in sorted(manifest.files.keys() - present)]
     faults += [f"{name} does not belong to it" for name in sorted(present - manifest.files.keys())]
     for name in sorted(present & manifest.files.keys()):
@@ -239,10 +238,26 @@ def find_faults(folder: Path, manifest: Manifest, *, hashes: bool) -> list[str]:
     return faults
 
 
+def _files_in(folder: Path) -> set[str]:
+    """Names of everything in a bundle's folder but folders and the manifest."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {path.relative_to(folder).as_posix() for path in found} - {MANIFEST_NAME}
+
+
+def strangers_in(folder: Path) -> list[str]:
+    """What a folder holds that no build wrote: everything, where it is no bundle. Such a folder is not replaced."""
+    try:
+        manifest = MANIFEST.parse((folder / MANIFEST_NAME).read_bytes(), dict[str, Any])
+        written = set(manifest["files"]) if manifest["kind"] == MANIFEST_KIND else set()
+    except (OSError, BundleError, LookupError, TypeError):
+        written = set()
+    return sorted(_files_in(folder) - written)
+
+
 @contextmanager
 def write_bundle(folder: Path, manifest: Manifest, *, overwrite: bool = False) -> Iterator[BundleDraft]:
     """Write a bundle: put its files into the draft; when the block ends without an error the bundle is there whole."""
-    with new_folder(folder, overwrite=overwrite) as temporary:
+    with new_folder(folder, replaces=strangers_in if overwrite else None) as temporary:
         draft = BundleDraft(temporary, manifest)
         yield draft
         draft.finish()
@@ -252,13 +267,16 @@ def write_bundle(folder: Path, manifest: Manifest, *, overwrite: bool = False) -
 def edit_bundle(bundle: Bundle) -> Iterator[BundleDraft]:
     """Change a bundle: a draft that starts with all its files and replaces it whole when the block ends.
 
-    Files are hard links to the old ones: replace them (write elsewhere and rename), never write into them.
+    Files are hard links to the old ones: replace them (write elsewhere and rename), never write into them. Raises
+    BundleError when another process has changed the bundle since it was opened; its change stays.
     """
     with write_bundle(bundle.folder, bundle.manifest, overwrite=True) as draft:
         for name in bundle.manifest.files:
             draft.path(name).parent.mkdir(parents=True, exist_ok=True)
-            os.link(bundle.folder / name, draft.path(name))
+            link_or_copy(bundle.folder / name, draft.path(name))
         yield draft
+        if Manifest.from_json((bundle.folder / MANIFEST_NAME).read_bytes()) != bundle.manifest:
+            raise BundleError(f"the bundle {bundle.folder} was changed by another process meanwhile: run it again")
 
 
 @dataclass

@@ -74,9 +74,12 @@ class SideName:
 
     @classmethod
     def parse(cls, text: str) -> SideName:
-        """Raises InputError for an unknown variant, BackendError for one that takes a GPU where none is."""
-        source, _, variant = text.partition("@")
-        name = cls(source, variant or "packed")
+        """Raises InputError for an unknown variant, BackendError for one that takes a GPU where none is.
+
+        The variant is behind the last @, unless the whole is a path that is there.
+        """
+        source, _, variant = text.rpartition("@")
+        name = cls(source, variant) if source and not Path(text).exists() else cls(text, SHAPES[0])
         if name.variant not in variants():
             raise InputError(f"unknown variant {name.variant!r} in {text!r}; known: {', '.join(variants())}")
         if name.kind.gpu and Host.here().gpu is None:

@@ -16,10 +16,9 @@ from typing import Any
 from densepack_export.measurements import measurement, read_json, read_measurement
 from densepack_export.plots.speed import TradeOff
 from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
+from densepack_models.formats.writer import LOG, RECORD
 from densepack_models.inspection import Inspection, inspect
 from densepack_runtime.errors import InputError
-
-TRAINING_RECORD, TRAINING_LOG = "training.json", "training_log.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ def gather(
 
 def training_stages(folder: Path) -> list[dict[str, Any]]:
     """The records of the stages that made a checkpoint, first one first; empty for one that was not trained here."""
-    path = folder / TRAINING_RECORD
+    path = folder / RECORD
     stages: list[dict[str, Any]] = []
     record = read_measurement(path, ("command",)) if path.is_file() else None
     while record is not None:
@@ -97,7 +96,7 @@ def training_stages(folder: Path) -> list[dict[str, Any]]:
 
 def training_rows(folder: Path) -> list[dict[str, str]]:
     """The training log, a dict of texts a row."""
-    path = folder / TRAINING_LOG
+    path = folder / LOG
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:

@@ -10,9 +10,9 @@ from densepack_export.plots.layers import density_plot, heads_plot
 from densepack_export.plots.matrices import matrices_of_checkpoint
 from densepack_export.plots.speed import trade_off_plot
 from densepack_export.plots.training import training_plot
+from densepack_models.formats.writer import CARD
 from densepack_runtime.host.files import write_text_atomic
 
-CARD = "README.md"
 HEADS, DENSITY, TRAINING, TRADE_OFFS = "heads.svg", "density.svg", "training.svg", "trade_offs.svg"
 
 

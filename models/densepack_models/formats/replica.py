@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from densepack_models.families.bert import BERT
@@ -29,9 +28,9 @@ from densepack_models.formats.tensors import (
     structure_widths,
 )
 from densepack_models.formats.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
-from densepack_models.formats.writer import published_config, published_tensors, write_tokenizer_files
+from densepack_models.formats.writer import published_config, published_tensors, save_tensors, write_tokenizer_files
 from densepack_runtime.errors import InputError
-from densepack_runtime.host.files import new_folder
+from densepack_runtime.host.folders import new_folder
 from densepack_runtime.structure import LayerStructure, Structure
 
 # "published": heads cut, pruned_heads in the configuration, FFN padded. "full": everything at full size with zeros
@@ -82,7 +81,6 @@ def random_checkpoint(
     weights: Weights = "bin",
     shards: int = 1,
     dtype: torch.dtype = torch.float32,
-    overwrite: bool = False,
 ) -> Path:
     """Write a random checkpoint with the heads and units of `structure`, and return its folder.
 
@@ -91,7 +89,7 @@ def random_checkpoint(
     """
     tokenizer_json = tokenizer_json or letter_tokenizer(structure.vocab_size)
     tensors = BERT.file_names(laid_out(structure, random_tensors(structure, seed=seed), layout))
-    with new_folder(Path(folder), overwrite=overwrite) as temporary:
+    with new_folder(Path(folder)) as temporary:
         write_json(temporary / "config.json", layout_config(structure, layout))
         write_weights(temporary, {name: tensor.to(dtype) for name, tensor in tensors.items()}, weights, shards)
         write_tokenizer_files(temporary, tokenizer_json, structure.max_position_embeddings)
@@ -157,11 +155,10 @@ def write_weights(folder: Path, tensors: Mapping[str, Tensor], weights: Weights 
 
 
 def _write_file(path: Path, tensors: dict[str, Tensor]) -> None:
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     if path.suffix == ".bin":
-        torch.save(tensors, path)
+        torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     else:
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_tensors(tensors, path)
 
 
 def letter_tokenizer(vocab_size: int) -> str:

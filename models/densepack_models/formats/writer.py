@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,15 +27,21 @@ from densepack_models.families.bert import BERT
 from densepack_models.families.family import Family
 from densepack_models.formats.checkpoint import MARK, STRUCTURE_FILE
 from densepack_models.formats.config import config_from_structure, family_of
-from densepack_models.formats.json_files import write_json, write_text
+from densepack_models.formats.json_files import read_json_object, write_json, write_text
 from densepack_models.formats.tensors import HEAD_AXES, UNIT_AXES, spread
 from densepack_models.formats.tokenizer import SPECIAL_TOKENS, tokenizer_config, vocabulary_lines
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.weights import tensors_from_module
 from densepack_runtime.errors import CheckpointError, InputError
-from densepack_runtime.host.files import new_folder
+from densepack_runtime.host.folders import new_folder
 from densepack_runtime.structure import Structure
 
+# What the commands that train and `densepack card` put beside the files of a checkpoint; pictures, too.
+RECORD, LOG, CARD = "training.json", "training_log.csv", "README.md"
+_WRITTEN = {
+    *("config.json", STRUCTURE_FILE, "model.safetensors", "tokenizer.json"),
+    *("vocab.txt", "tokenizer_config.json", "special_tokens_map.json", RECORD, LOG, CARD),
+}
 DTYPES = {torch.float32: "float32", torch.float16: "float16"}
 
 
@@ -44,10 +51,10 @@ def write_packed(
     """Write densepack's own format. Raises InputError when `folder` exists and may not be replaced."""
     config = packed.config or config_from_structure(packed.structure, BERT)
     stored = family_of(config).file_names(tensors_from_module(packed))
-    with new_folder(Path(folder), overwrite=overwrite) as temporary:
+    with new_folder(Path(folder), replaces=strangers_in if overwrite else None) as temporary:
         write_json(temporary / "config.json", config)
         write_text(temporary / STRUCTURE_FILE, packed.structure.to_json())
-        _save_tensors(stored, temporary)
+        save_tensors(stored, temporary / "model.safetensors")
         write_text(temporary / "tokenizer.json", tokenizer_json)
 
 
@@ -76,16 +83,30 @@ def write_transformers(
         raise CheckpointError(f"values beyond the range of {DTYPES[dtype]} in {', '.join(overflowing)}: write float32")
     config = config | published_config(structure, family) | {"dtype": DTYPES[dtype]}
     config.pop("torch_dtype", None)  # the older name of the same field
-    with new_folder(Path(folder), overwrite=overwrite) as temporary:
+    with new_folder(Path(folder), replaces=strangers_in if overwrite else None) as temporary:
         write_json(temporary / "config.json", config)
-        _save_tensors(stored, temporary)
+        save_tensors(stored, temporary / "model.safetensors")
         write_text(temporary / "tokenizer.json", tokenizer_json)
         write_tokenizer_files(temporary, tokenizer_json, structure.max_position_embeddings)
 
 
-def _save_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
+def strangers_in(folder: Path) -> list[str]:
+    """What a folder holds that was not written here: everything, where it is no checkpoint of densepack."""
+    found = {path.name for path in folder.iterdir()}
+    try:
+        ours = STRUCTURE_FILE in found or MARK in read_json_object(folder / "config.json", "")
+    except CheckpointError:
+        ours = False
+    return sorted(name for name in found if not ours or (name not in _WRITTEN and not name.endswith(".svg")))
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file. Raises OSError where the disk is full, as every other writer does."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+    try:
+        save_file(contiguous, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 # --- the published format ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 from typer.models import OptionInfo
 
 from densepack_runtime.backends import backend_names
+from densepack_runtime.host.versions import package_versions
 from densepack_runtime.sessions.session import ComputePrecision
 
 app = typer.Typer(
@@ -56,8 +58,17 @@ SquadOption = Annotated[
 LimitOption = Annotated[int | None, typer.Option(min=1, help="Use only the first N questions.", show_default=False)]
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"densepack {package_versions()['densepack']}\n")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Options before the command. `--debug` is read by `run_command_line`."""
+    """Options before the command; `run_command_line` reads `--debug`."""

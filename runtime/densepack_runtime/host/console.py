@@ -1,15 +1,22 @@
-"""How the command line speaks: results on stdout, the story on stderr, one line for an error."""
+"""How the command line speaks: results on stdout, the story on stderr, one line for an error.
+
+Texts are data: brackets, colons and whatever else a name, an id or an answer holds come out as they are. Nothing here
+looks at the streams before something is said.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import logging
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,15 +26,23 @@ from rich.table import Table
 
 from densepack_runtime.errors import DensepackError
 
-STORY = Console(stderr=True, highlight=False, soft_wrap=True)
 # Tables keep their columns when stdout is a file or a pipe.
-RESULT = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
+_WIDTH_OF_FILES = 132
+
+
+@cache
+def story() -> Console:
+    """Where the story is told."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def run_command_line(app: Callable[[], Any]) -> None:
     """Run a typer application: errors of ours are one line and exit 1, everything else keeps its traceback."""
     warnings.showwarning = _show_warning
     _show_log()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before the start
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8 become a clear error of the line they are in
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
@@ -37,7 +52,7 @@ def run_command_line(app: Callable[[], Any]) -> None:
     except DensepackError as error:
         if "--debug" in sys.argv:
             raise
-        STORY.print(f"error: {one_line(error)}", style="bold red", markup=False)
+        _tell_error(error)
         sys.exit(1)
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader of our output has gone (`densepack … | head`)
@@ -45,8 +60,12 @@ def run_command_line(app: Callable[[], Any]) -> None:
         elif "--debug" in sys.argv:
             raise
         else:  # a full disk, a folder that may not be written, …
-            STORY.print(f"error: {one_line(error)}", style="bold red", markup=False)
+            _tell_error(error)
         sys.exit(1)
+
+
+def _tell_error(error: Exception) -> None:
+    story().print(f"error: {one_line(error)}", style="bold red")
 
 
 def one_line(error: BaseException) -> str:
@@ -68,7 +87,7 @@ def _show_log() -> None:
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    STORY.print(f"warning: {' '.join(str(message).split())}", style="yellow", markup=False)
+    story().print(f"warning: {' '.join(str(message).split())}", style="yellow")
 
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
@@ -78,7 +97,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
 
 def tell(text: str) -> None:
     """A line of the story, on stderr."""
-    STORY.print(text, markup=False)
+    story().print(text)
 
 
 def print_json(document: Any) -> None:
@@ -88,12 +107,15 @@ def print_json(document: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """An aligned table on stdout: the first column left, the others right."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _WIDTH_OF_FILES
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    RESULT.print(table)
+    console.print(table)
 
 
 @contextmanager
@@ -103,13 +125,13 @@ def progress_bar(text: str, total: int | None) -> Iterator[Callable[..., None]]:
     `total` None shows a bar without an end, for streams.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=STORY, transient=True, disable=not STORY.is_terminal) as progress:
+    with Progress(*columns, console=story(), transient=True, disable=not story().is_terminal) as progress:
         task = progress.add_task(text, total=total)
 
         def advance(steps: int = 1, description: str | None = None) -> None:

@@ -104,6 +104,16 @@ def test_every_kind_is_a_variant_and_gpus_are_asked_for() -> None:
     assert SideName.parse("seed@packed").kind == SideName.parse("seed@dense-onnxruntime").kind
 
 
+def test_the_variant_is_behind_the_last_at_unless_the_whole_is_a_path(tmp_path: Path) -> None:
+    assert SideName.parse("models@v2/a@dense") == SideName("models@v2/a", "dense")
+    assert SideName.parse("plain") == SideName("plain", "packed")
+    (tmp_path / "model@v2").mkdir()
+    assert SideName.parse(f"{tmp_path}/model@v2") == SideName(f"{tmp_path}/model@v2", "packed")
+    assert SideName.parse(f"{tmp_path}/model@v2@dense") == SideName(f"{tmp_path}/model@v2", "dense")
+    with pytest.raises(InputError, match="unknown variant 'v3'"):
+        SideName.parse(f"{tmp_path}/model@v3")
+
+
 def test_a_compiled_side_without_a_compiler_is_an_error(
     default_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

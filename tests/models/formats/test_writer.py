@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from densepack_models.formats import writer as checkpoint_writer
-from densepack_models.formats.checkpoint import load_checkpoint
+from densepack_models.formats.checkpoint import STRUCTURE_FILE, load_checkpoint
 from densepack_models.formats.replica import letter_tokenizer
-from densepack_models.formats.writer import write_packed, write_transformers
+from densepack_models.formats.writer import CARD, RECORD, write_packed, write_transformers
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack
 from densepack_models.weights import tensors_from_module
@@ -185,14 +185,24 @@ def test_nothing_is_left_behind_when_writing_fails(
 
 
 @pytest.mark.parametrize("write", [write_packed, write_transformers])
-def test_an_existing_folder_is_kept_unless_told_otherwise(
+def test_only_a_checkpoint_of_densepack_is_replaced(
     tmp_path: Path, packed: PackedBertForQuestionAnswering, write: Any
 ) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").touch()
+    out = tmp_path / "out"
+    write(packed, out, tokenizer_json=TOKENIZER)
+    for name in (RECORD, CARD, "heads.svg"):
+        (out / name).touch()
     with pytest.raises(InputError, match="exists already"):
-        write(packed, tmp_path / "out", tokenizer_json=TOKENIZER)
-    assert (tmp_path / "out" / "mine").exists()
-    write(packed, tmp_path / "out", tokenizer_json=TOKENIZER, overwrite=True)
-    assert not (tmp_path / "out" / "mine").exists()
-    assert load_checkpoint(tmp_path / "out")
+        write(packed, out, tokenizer_json=TOKENIZER)
+    write(packed, out, tokenizer_json=TOKENIZER, overwrite=True)
+    assert load_checkpoint(out)
+    assert not (out / RECORD).exists()
+
+    (out / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"holds notes\.txt, which densepack does not write"):
+        write(packed, out, tokenizer_json=TOKENIZER, overwrite=True)
+    (out / "config.json").write_text("{}")  # as of a model from elsewhere
+    (out / STRUCTURE_FILE).unlink(missing_ok=True)
+    with pytest.raises(InputError, match=r"holds config\.json, model\.safetensors, notes\.txt and"):
+        write(packed, out, tokenizer_json=TOKENIZER, overwrite=True)
+    assert (out / "notes.txt").exists()

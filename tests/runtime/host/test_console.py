@@ -1,0 +1,59 @@
+"""Texts come out as they are, and the streams may be closed, missing or odd."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from densepack_runtime.host import console
+from densepack_runtime.host.console import print_table, progress_bar, tell
+
+ODD = ("[i]Word[/i]", "[/x]", ":smile:", "[link=http://x]", "\\[bold]", "[red]")
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_texts_come_out_of_tables_and_the_story_unchanged(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    print_table(text, (text, "value"), [(text, text)])
+    tell(text)
+    with progress_bar(text, 1) as advance:
+        advance(1, text)
+    printed = capsys.readouterr()
+    assert printed.out.count(text) == 4
+    assert printed.err == f"{text}\n"
+
+
+def test_progress_of_a_text_with_brackets_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its description would be markup by default, and a closing tag without its opening one raises."""
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, _environ={"TERM": "xterm"})
+    monkeypatch.setattr(console, "story", lambda: terminal)
+    with progress_bar("dev[/x].json", 1) as advance:
+        advance(1)
+    assert "dev[/x].json" in screen.getvalue()
+
+
+STREAMS = {
+    "None": "sys.stdout = sys.stderr = sys.stdin = None",
+    "closed": "sys.stdout.close(); sys.stderr.close(); sys.stdin.close()",
+    "without isatty": "sys.stdout = sys.stderr = type('Stream', (), {'write': lambda self, text: None})()",
+}
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+def test_import_does_not_look_at_the_streams(streams: str) -> None:
+    code = (
+        f"import os, sys\n{STREAMS[streams]}\nimport densepack_runtime, densepack_runtime.commands.answer\nos._exit(7)"
+    )
+    assert subprocess.run([sys.executable, "-W", "error", "-c", code], stdin=subprocess.DEVNULL).returncode == 7
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_command_line_runs_with_closed_streams(closed: str) -> None:
+    command = f'"{sys.executable}" -m densepack_export.cli doctor {closed}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
