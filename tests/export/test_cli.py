@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,35 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "BundleError" in done.stderr
+
+
+def test_version(densepack: CommandLine) -> None:
+    outcome = densepack("--version")
+    assert (outcome.code, outcome.out) == (0, f"densepack {version('densepack')}\n")
+
+
+def test_predictions_go_into_a_device_and_through_a_link(
+    densepack: CommandLine, default_bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link.json").symlink_to("predictions.json")
+    for target in ("/dev/null", tmp_path / "link.json"):
+        assert densepack("eval", default_bundle, "--limit", 2, "--predictions", target).code == 0
+    assert Path("/dev/null").is_char_device()
+    assert (tmp_path / "link.json").is_symlink()
+    assert len(json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))) == 2
+
+
+def test_texts_that_look_like_markup_pass_the_gate(
+    densepack: CommandLine, default_bundle: Path, default_checkpoint: Path, tmp_path: Path
+) -> None:
+    context = "The [i]bridge[/i] was built by [x]Anna Berg[/x] :smile: in 1901."
+    answer = {"text": "Anna Berg", "answer_start": context.index("Anna")}
+    question = {"id": "[/q]", "question": "Who built the [b]bridge?", "answers": [answer]}
+    squad = {"version": "1.1", "data": [{"title": "[/t]", "paragraphs": [{"context": context, "qas": [question]}]}]}
+    path = tmp_path / "dev[i].json"
+    path.write_text(json.dumps(squad), encoding="utf-8")
+    outcome = densepack("parity", default_bundle, "--checkpoint", default_checkpoint, "--squad", path)
+    assert outcome.code == 0, outcome.err
 
 
 def test_inspect(densepack: CommandLine, default_checkpoint: Path) -> None:

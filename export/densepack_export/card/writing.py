@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from densepack_export.card.facts import CardFacts
@@ -11,7 +12,7 @@ from densepack_export.plots.matrices import matrices_of_checkpoint
 from densepack_export.plots.speed import trade_off_plot
 from densepack_export.plots.training import training_plot
 from densepack_models.formats.writer import CARD
-from densepack_runtime.host.files import write_text_atomic
+from densepack_runtime.host.files import new_file
 
 HEADS, DENSITY, TRAINING, TRADE_OFFS = "heads.svg", "density.svg", "training.svg", "trade_offs.svg"
 
@@ -34,7 +35,7 @@ def write_card(facts: CardFacts, choices: CardChoices) -> list[Path]:
     if facts.trade_offs:
         pictures.append(Picture(TRADE_OFFS, "Other densities", "F1 against speed"))
         drawn[TRADE_OFFS] = trade_off_plot(facts.trade_offs)
-    for name, svg in drawn.items():
-        write_text_atomic(folder / name, svg)
-    write_text_atomic(folder / CARD, model_card(facts, choices, pictures))
+    with ExitStack() as written:  # all of it or nothing; renamed in the other order
+        for name, text in {CARD: model_card(facts, choices, pictures), **drawn}.items():
+            written.enter_context(new_file(folder / name)).write_text(text, encoding="utf-8")
     return [folder / picture.file for picture in pictures] + [folder / CARD]
