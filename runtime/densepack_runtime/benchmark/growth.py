@@ -22,8 +22,9 @@ import numpy as np
 from densepack_runtime.benchmark.sides import OnStep, OpenSession, Side, Texts, notify
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.allocator import release_freed_memory
+from densepack_runtime.host.cores import usable_cores
 from densepack_runtime.host.fresh_process import in_fresh_process
-from densepack_runtime.host.machine import forget_peak, peak_resident_mib, physical_cores, resident_mib
+from densepack_runtime.host.machine import forget_peak, peak_resident_mib, resident_mib
 from densepack_runtime.question_answering.pools import Pair
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.sessions.batching import Batching
@@ -70,7 +71,7 @@ class GrowthPlan:
 
     def points(self, threads: int | None = None) -> list[GrowthPoint]:
         """All points; `threads` are those of the axes that are not about threads."""
-        usual = threads or physical_cores()
+        usual = threads or usable_cores()
         return [
             *(GrowthPoint("questions", value, CONTEXT_WORDS, usual) for value in self.questions),
             *(GrowthPoint("context_words", 1, value, usual) for value in self.context_words),

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from densepack_runtime.host.cores import cpu_quota, physical_cores
+
 PEAK_MATMUL_SIZE = 2048
 _STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -27,6 +29,7 @@ def hardware() -> dict[str, Any]:
         "system": platform.system(),
         "cores": os.cpu_count(),
         "physical_cores": physical_cores(),
+        "cpu_quota": cpu_quota(),
         "memory_gib": _memory_gib(),
         "preloaded": [Path(name).name for name in os.environ.get("LD_PRELOAD", "").replace(":", " ").split()],
     }
@@ -108,22 +111,3 @@ def _memory_gib() -> float | None:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
     except (AttributeError, ValueError, OSError):
         return None
-
-
-# Linux tells here which logical processors share a core.
-_TOPOLOGY = "/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list"
-
-
-def physical_cores() -> int:
-    """Physical cores that this process may use; hyper-threads share the units that matrix products need."""
-    siblings = set()
-    for cpu in _allowed_processors():
-        topology = Path(_TOPOLOGY.format(cpu=cpu))
-        siblings.add(topology.read_text(encoding="ascii").strip() if topology.is_file() else str(cpu))
-    return max(1, len(siblings))
-
-
-def _allowed_processors() -> set[int]:
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from densepack_runtime.errors import InputError
-from densepack_runtime.host.machine import physical_cores
+from densepack_runtime.host.cores import usable_cores
+
+# Beyond this many threads for a logical processor it is a typing error, and each takes memory.
+_THREADS_A_PROCESSOR = 8
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
     """What every backend may be told; each takes what concerns it.
 
-    `threads` counts CPU threads, None stands for the physical cores. `cache` is a folder for what is compiled for this
-    host, None keeps nothing. `max_length` is the longest window in tokens. Raises InputError for fewer than one thread.
+    `threads` counts CPU threads; None stands for the physical cores within the quota of this process. `cache` is a
+    folder for what is compiled for this host, None keeps nothing. `max_length` is the longest window in tokens. Raises
+    InputError for fewer than one thread, or for many times more than the host has processors.
     """
 
     threads: int | None = None
@@ -25,11 +30,16 @@ class SessionOptions:
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads must be at least 1, got {self.threads}")
+        if self.threads is not None and self.threads > (most := _THREADS_A_PROCESSOR * (os.cpu_count() or 1)):
+            raise InputError(
+                f"{self.threads} threads are too many for {os.cpu_count()} processors: at most {most}, and more than "
+                f"{usable_cores()} are no faster here"
+            )
 
     @property
     def cpu_threads(self) -> int:
         """How many threads a CPU backend starts."""
-        return self.threads or physical_cores()
+        return self.threads or usable_cores()
 
 
 DEFAULT = SessionOptions()

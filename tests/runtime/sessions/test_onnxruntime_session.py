@@ -17,8 +17,6 @@ from onnx import TensorProto, helper
 
 import densepack_runtime.sessions.onnxruntime_session as module
 from densepack_runtime.errors import BackendError, InputError, MissingDependencyError
-from densepack_runtime.host import machine
-from densepack_runtime.host.machine import physical_cores
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession, onnxruntime_conflict, open_onnxruntime
 from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Session
@@ -245,18 +243,9 @@ def test_only_the_provider_that_was_asked_for_is_offered(
 def test_the_default_is_one_thread_a_physical_core(monkeypatch: pytest.MonkeyPatch, graph: Path) -> None:
     runtime = FakeRuntime([CPU], takes=CPU)
     use_runtime(monkeypatch, runtime)
-    monkeypatch.setattr("densepack_runtime.sessions.options.physical_cores", lambda: 5)
+    monkeypatch.setattr("densepack_runtime.sessions.options.usable_cores", lambda: 5)
     OnnxRuntimeSession(graph)
     assert runtime.threads == 5
-
-
-def test_physical_cores_counts_cores_and_not_their_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Eight processors are allowed; 0 and 1, 2 and 3 share a core, and of the others nothing is known."""
-    for cpu, siblings in enumerate(["0-1", "0-1", "2-3", "2-3"]):
-        (tmp_path / f"{cpu}").write_text(siblings + "\n", encoding="ascii")
-    monkeypatch.setattr(machine, "_TOPOLOGY", str(tmp_path / "{cpu}"))
-    monkeypatch.setattr(machine, "_allowed_processors", lambda: set(range(8)))
-    assert physical_cores() == 2 + 4
 
 
 def test_without_onnxruntime_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, graph: Path) -> None:
