@@ -23,7 +23,7 @@ from densepack_runtime.question_answering.answers import SpanRules, best_spans
 from densepack_runtime.sessions.batching import length_sorted_batches, pad_windows
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.sessions.options import SessionOptions
-from densepack_runtime.sessions.session import Batch, Precision, Window
+from densepack_runtime.sessions.session import Batch, ComputePrecision, Precision, Session, Window
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 # Largest |Δlogit| at a corner. float16: what NVIDIA's own BERT samples allow (atol 1.5); answers are judged on SQuAD.
@@ -33,35 +33,29 @@ LARGEST_DIFFERENCE: dict[Precision, float] = {"fp32": 1e-2, "fp16": 1.5}
 def check_plan(bundle: Bundle, entry: PlanEntry) -> list[RungReport]:
     """What can be proved without a SQuAD file: spans of the recorded windows, logits at the corners."""
     recorded = RecordedReference.load(bundle.path(REFERENCE_NAME))
-    return [_check_recorded(bundle, entry, recorded), check_corners(bundle, entry, recorded.windows)]
-
-
-def _check_recorded(bundle: Bundle, entry: PlanEntry, recorded: RecordedReference) -> RungReport:
-    """The plan on the recorded windows: same best span as PyTorch in each."""
-    tally, same = LogitTally(), []
     with open_plan(bundle, entry) as plan:
-        for batch in length_sorted_batches(recorded.windows):
-            logits, wanted = plan.run(batch), recorded.logits_of(batch)
-            tally.add(batch, logits, wanted)
-            found, reference = best_spans(batch, logits, SpanRules()), best_spans(batch, wanted, SpanRules())
-            same.append((found[0] == reference[0]) & (found[1] == reference[1]))
+        windows = check_recorded(_name(entry), entry.precision, plan, recorded)
+    return [windows, check_corners(bundle, entry, recorded.windows)]
+
+
+def check_recorded(name: str, precision: ComputePrecision, session: Session, recorded: RecordedReference) -> RungReport:
+    """A session on the recorded windows: same best span as PyTorch in each."""
+    tally, same = LogitTally(), []
+    for batch in length_sorted_batches(recorded.windows):
+        logits, wanted = session.run(batch), recorded.logits_of(batch)
+        tally.add(batch, logits, wanted)
+        found, reference = best_spans(batch, logits, SpanRules()), best_spans(batch, wanted, SpanRules())
+        same.append((found[0] == reference[0]) & (found[1] == reference[1]))
     agreement = np.concatenate(same)
     spans = SpanComparison(
         questions=len(agreement),
         span_agreement=100 * float(agreement.mean()),
         differing_spans=int((~agreement).sum()),
     )
-    limits = default_tolerance(entry.precision, len(agreement))
-    spans_only = Tolerance(min_span_agreement=limits.min_span_agreement or 100 - 100 / len(agreement))
-    return judge(
-        _name(entry),
-        entry.precision,
-        tally.summary(),
-        spans,
-        spans_only,
-        note="recorded windows",
-        windows=len(agreement),
-    )
+    limits = default_tolerance(precision, len(agreement))
+    least = limits.min_span_agreement or 100 - 100 / len(agreement)
+    limits = Tolerance(max_abs_logit=limits.max_abs_logit, min_span_agreement=least)
+    return judge(name, precision, tally.summary(), spans, limits, note="recorded windows", windows=len(agreement))
 
 
 def check_corners(bundle: Bundle, entry: PlanEntry, windows: Sequence[Window], pad_id: int = 0) -> RungReport:
@@ -90,12 +84,12 @@ def corner_batches(windows: Sequence[Window], shapes: Sequence[tuple[int, int]],
     """A batch of every (batch, length): windows, longest first, padded; cut off where all are longer."""
     longest_first = sorted(windows, key=lambda window: window.length, reverse=True)
     for rows, length in shapes:
-        fitting = [window for window in longest_first if window.length <= length] or [_cut(longest_first[-1], length)]
+        fitting = [window for window in longest_first if window.length <= length] or [cut(longest_first[-1], length)]
         chosen = [fitting[index % len(fitting)] for index in range(rows)]
         yield pad_windows(chosen, pad_id=pad_id, length=length)
 
 
-def _cut(window: Window, length: int) -> Window:
+def cut(window: Window, length: int) -> Window:
     """The first tokens of a window, for shapes that no real window fits. It answers nothing."""
     kept = min(window.context_start, length)
     return Window(

@@ -173,5 +173,5 @@ def die() -> None:
 def test_errors_come_back_and_a_death_is_told() -> None:
     with pytest.raises(InputError, match="no, thank you"):
         in_fresh_process(refuse)
-    with pytest.raises(BackendError, match="died before it was done: was there too little memory"):
+    with pytest.raises(BackendError, match=r"died before it was done \(SIGKILL\): was there too little memory"):
         in_fresh_process(die)
