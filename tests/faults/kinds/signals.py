@@ -23,7 +23,7 @@ def signals(seed: int, folder: Path) -> Iterator[str]:
     """Every signal for one command, then for the next; half of the runs replace an output that is there."""
     chance = random.Random(seed)
     durations: dict[str, float] = {}
-    for number, name in itertools.product(itertools.count(), COMMANDS):
+    for number, name in enumerate(itertools.cycle(COMMANDS)):
         command, place, done = COMMANDS[name], folder / "place", folder / f"done-{name}"
         if name not in durations:
             command.prepare(done)
