@@ -174,6 +174,11 @@ class Running:
     process: ForkServerProcess
     log: Path
 
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
     def wait(self) -> int:
         """Its exit code; negative for a signal."""
         self.process.join(SECONDS)

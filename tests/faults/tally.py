@@ -32,8 +32,13 @@ def all_kinds() -> dict[str, Kind]:
 
 
 def try_kind(kind: Kind, tries: int, folder: Path, seed: int = SEED) -> Counter[str]:
-    """How `tries` tries of a kind ended."""
-    return Counter(itertools.islice(kind.endings(seed, folder), tries))
+    """How `tries` tries of a kind ended; those that ended as none may are told at once."""
+    counts: Counter[str] = Counter()
+    for ending in itertools.islice(kind.endings(seed, folder), tries):
+        counts[ending] += 1
+        if broken(ending):
+            sys.stderr.write(f"{ending}\n")
+    return counts
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from tests.faults.commands import COMMANDS, Command, Running, start, timed
@@ -42,7 +43,8 @@ def _one(command: Command, place: Path, sent: signal.Signals, moment: float, log
     was_there = command.output(place).exists()
     running = start(command.command_line(place, again=True), log)
     time.sleep(moment)
-    os.kill(running.process.pid or 0, sent)
+    with suppress(ProcessLookupError):  # it was done already
+        os.kill(running.pid, sent)
     code = running.wait()
     return f"{sent.name}: {_judged(command, place, running, was_there) or ('ended' if code else 'was done')}"
 
