@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 # What one line can tell: so many faults of a file, each in so many characters.
-MOST_FAULTS, LONGEST_FAULT = 20, 400
+MOST_FAULTS, LONGEST_FAULT = 200, 400
 
 
 class DensepackError(Exception):

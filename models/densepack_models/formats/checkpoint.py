@@ -100,12 +100,18 @@ def load_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) 
     """
     location = locate_checkpoint(path_or_hub_id, revision)
     config = read_config(location.folder)
-    tokenizer_json = read_tokenizer(location.folder, structure_from_config(config).vocab_size)
+    packed = (location.folder / STRUCTURE_FILE).is_file()
+    tokenizer_json, told = read_tokenizer(
+        location.folder,
+        structure_from_config(config).vocab_size,
+        tokenizer_class=config.get("tokenizer_class"),
+        packed=packed,
+    )
     fetch_weights(location)
     files = find_weight_files(location.folder)
     stored = read_tensors(files)
-    read = _read_packed if (location.folder / STRUCTURE_FILE).is_file() else _read_any
-    parts = read(location, config, stored)
+    parts = (_read_packed if packed else _read_any)(location, config, stored)
+    parts["notes"] += told
     return Checkpoint(**parts, tokenizer_json=tokenizer_json, source=location.source, sha256=weights_sha256(files))
 
 

@@ -21,7 +21,7 @@ LARGEST_BYTES = 64 << 20
 
 
 def read_small(path: Path, most_bytes: int = LARGEST_BYTES) -> bytes:
-    """The bytes of a file that is read whole. Raises OSError, also for what is no file and for one that is too large."""
+    """The bytes of a file that is read whole. Raises OSError, also for what is no file and for what is too large."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
