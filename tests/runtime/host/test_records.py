@@ -82,8 +82,7 @@ def test_a_text_that_is_not_json(text: str | bytes) -> None:
 def test_a_fault_is_short_whatever_was_seen() -> None:
     with pytest.raises(InputError) as caught:
         FILE.record({**data_from_record(BICYCLE), **{f"unknown{number}": 1 for number in range(10_000)}}, Bicycle)
-    assert "and 9,800 more" in str(caught.value)
-    assert len(str(caught.value)) < 5000
+    assert len(str(caught.value)) < 600
     with pytest.raises(InputError) as caught:
         FILE.record({**data_from_record(BICYCLE), "spare": {"size": 1, "kind": "x" * 10**6}}, Bicycle)
     assert len(str(caught.value)) < 600
