@@ -57,7 +57,8 @@ def test_a_whole_number_is_an_eps(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(planted.write(tmp_path / "c"))
     sizes = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     settings = {name: planted.config[name] for name in (*sizes, "max_position_embeddings", "type_vocab_size")}
-    theirs = BertForQuestionAnswering(BertConfig(**settings, layer_norm_eps=1.0)).eval()
+    theirs = BertForQuestionAnswering(BertConfig(**settings, layer_norm_eps=1.0))
+    theirs.train(False)
     theirs.load_state_dict(planted.tensors)
     ids, ones = torch.arange(1, 21).view(2, 10), torch.ones(2, 10, dtype=torch.long)
     with torch.inference_mode():

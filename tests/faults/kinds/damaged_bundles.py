@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from densepack_runtime.bundle import MANIFEST_NAME, FileEntry, _checksum
@@ -22,7 +23,7 @@ from tests.faults.damage import (
 from tests.faults.kinds.kind import WRONG, kind
 
 BUNDLE = Path(__file__).parents[2] / "last_version" / "bundle"
-TEXTS = {"question": "Who was Chopin?", "context": "Frédéric Chopin was a Polish composer and pianist."}
+QUESTION, CONTEXT = "Who was Chopin?", "Frédéric Chopin was a Polish composer and pianist."
 SAME, SIGNED = "opened, with the same answers", "opened, with files that were signed anew"
 
 
@@ -46,12 +47,16 @@ def damaged_bundles(seed: int, folder: Path) -> Iterator[str]:
         damage = rng.choice(damages)
         damage(rng, bundle)
         other = SIGNED if damage in (_signed_tokenizer, _signed_graph) else WRONG
-        yield ending(lambda bundle=bundle, other=other: SAME if _answer(bundle) == expected else other)
+        yield ending(partial(_compared, bundle, expected, other))
+
+
+def _compared(bundle: Path, expected: tuple[str, int, int, float], other: str) -> str:
+    return SAME if _answer(bundle) == expected else other
 
 
 def _answer(bundle: Path) -> tuple[str, int, int, float]:
     with QuestionAnswerer.open(bundle, backend="onnxruntime", precision="fp32", threads=1) as answerer:
-        answer = answerer.answer(**TEXTS)
+        answer = answerer.answer(question=QUESTION, context=CONTEXT)
     return answer.text, answer.start, answer.end, answer.score
 
 

@@ -9,6 +9,7 @@ import random
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.faults.damage import (
 )
 from tests.faults.kinds.kind import EXECUTED, kind
 from tests.models.formats.planted_checkpoints import Planted
+from tests.models.formats.test_training_masks import HYBRID, Training
 
 READ = "read, inspected and packed"
 _LENGTH_BYTES = 8  # of a safetensors file's header, at its start
@@ -40,7 +42,7 @@ def damaged_checkpoints(seed: int, folder: Path) -> Iterator[str]:
     while True:
         checkpoint = fresh_copy(rng.choice(sources), folder / "checkpoint")
         _damage(rng, checkpoint, trace)
-        end = ending(lambda checkpoint=checkpoint: _use(checkpoint))
+        end = ending(partial(_use, checkpoint))
         if trace.exists():
             trace.rmdir()
             end = f"{EXECUTED}: {end}"
@@ -48,7 +50,7 @@ def damaged_checkpoints(seed: int, folder: Path) -> Iterator[str]:
 
 
 def _sources(folder: Path) -> list[Path]:
-    """Whole ones: files of both kinds, in one piece and in shards, with and without a tokenizer.json, and packed."""
+    """Whole ones: files of both kinds, in one piece and in shards, packed, and of a training with masks."""
     planted = Planted()
     sources = [
         planted.write(folder / f"{weights}{shards}", weights, shards)
@@ -58,7 +60,7 @@ def _sources(folder: Path) -> list[Path]:
     (sources[0] / "tokenizer.json").write_text(planted.tokenizer_json, encoding="utf-8")
     checkpoint = load_checkpoint(sources[0])
     write_packed(pack(checkpoint), folder / "packed", tokenizer_json=checkpoint.tokenizer_json)
-    return [*sources, folder / "packed"]
+    return [*sources, folder / "packed", Training(HYBRID).write(folder / "training")]
 
 
 def _use(checkpoint: Path) -> str:
