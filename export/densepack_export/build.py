@@ -84,6 +84,8 @@ class BuildResult:
 def build_bundle(source: str | Path, folder: Path, options: BuildOptions, story: Story) -> BuildResult:
     """Build, check and write a bundle. Raises DensepackError of the step that failed; then no bundle is left."""
     checkpoint = load_checkpoint(source, revision=options.revision)
+    for note in checkpoint.notes:
+        story.tell(f"note: {note}")
     packed, packing = pack_with_report(checkpoint, pad_to=options.pad_to)
     story.tell(f"packed: {packing.parameters_stored:,} to {packing.parameters:,} parameters")
     windower = Windower(checkpoint.tokenizer_json, max_length=options.max_length, doc_stride=options.doc_stride)

@@ -18,9 +18,6 @@ from transformers import BertConfig, BertForQuestionAnswering
 from densepack_models.formats.checkpoint import Checkpoint
 from densepack_models.formats.tensors import HEAD_AXES, UNIT_AXES, head_rows, spread
 
-# Fields of config.json that describe how the file is stored, not the model that transformers has to build.
-_STORAGE_FIELDS = ("pruned_heads", "architectures", "dtype", "torch_dtype", "transformers_version", "model_type")
-
 
 class ReferenceModule(nn.Module):
     """transformers' module with the inputs and outputs that every module here has."""
@@ -50,8 +47,9 @@ class _ElementwiseNorm(nn.Module):
 
 def reference_module(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32) -> ReferenceModule:
     """The full-size module of a checkpoint, in `dtype`, strictly loaded (RuntimeError would be a fault of ours)."""
-    settings = {name: value for name, value in checkpoint.config.items() if name not in _STORAGE_FIELDS}
-    bert = BertForQuestionAnswering(BertConfig(**settings))
+    keys = {key for field, key in checkpoint.family.config_keys.items() if field != "layer_norm_type"}
+    # What else config.json may say (labels, dropout, how outputs are returned) does not change the numbers.
+    bert = BertForQuestionAnswering(BertConfig(**{key: checkpoint.config[key] for key in keys}))
     if checkpoint.blank.layer_norm_type == "no_norm":
         _replace_norms(bert, checkpoint.blank.hidden_size)
     nn.Module.to(bert, dtype)  # transformers' own `to` is typed for other things

@@ -15,20 +15,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from reprlib import repr as shortened
 from typing import Any
 
-from densepack_runtime.errors import BundleError
+from densepack_runtime.errors import BundleError, joined
 from densepack_runtime.host.files import sha256_of
 from densepack_runtime.host.folders import left_aside, link_or_copy, new_folder
 from densepack_runtime.host.records import Document, data_from_record
+from densepack_runtime.host.strict_json import read_small
 from densepack_runtime.sessions.fp16_range import RangeReport
 from densepack_runtime.sessions.session import ComputePrecision, Precision
-from densepack_runtime.structure import Structure
+from densepack_runtime.structure import SIZES, Structure
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 MANIFEST_NAME = "bundle.json"
@@ -48,8 +51,16 @@ ENGINES_FOLDER = "engines"
 TIMING_CACHE_NAME = "timing.cache"
 
 
-class UncheckedBundleWarning(UserWarning):
-    """The bundle was built without a parity check: nobody has shown that it answers like its checkpoint."""
+class UnprovenBundleWarning(UserWarning):
+    """Nobody has shown that the bundle answers like its checkpoint."""
+
+
+class UncheckedBundleWarning(UnprovenBundleWarning):
+    """The bundle was built without a parity check."""
+
+
+class FailedBundleWarning(UnprovenBundleWarning):
+    """The last parity check of the bundle failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +142,20 @@ class Manifest:
     files: dict[str, FileEntry] = field(default_factory=dict)
     closed: tuple[ClosedPrecision, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse what no bundle can be. Raises BundleError."""
+        _, longest = SIZES["max_position_embeddings"]
+        faults = [f"a file {shortened(name)} outside of itself" for name in self.files if not _is_inside(name)]
+        faults += [
+            f"a plan {shortened(plan.plan)} outside of itself" for plan in self.engines if not _is_inside(plan.plan)
+        ]
+        if not 0 <= self.doc_stride < self.max_length <= longest:
+            faults.append(
+                f"windows of {shortened(self.max_length)} tokens that overlap by {shortened(self.doc_stride)}"
+            )
+        if faults:
+            raise BundleError(f"no bundle has {joined(faults, ', ')}")
+
     def why_closed(self, backend: str, precision: ComputePrecision) -> str | None:
         """Why this bundle must not run so; None where it may."""
         return next(
@@ -177,29 +202,28 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: str | Path, *, verify: bool = True) -> Bundle:
+    def open(cls, folder: str | Path, *, verify: bool = True, strict: bool = False) -> Bundle:
         """Open and verify a bundle. Raises BundleError that names every damaged, missing or foreign file.
 
         `verify=False` skips the hashes (for a host that verified the bundle when it was installed); missing and
-        foreign files and wrong sizes are still found. Warns with UncheckedBundleWarning after `--no-parity`.
+        foreign files and wrong sizes are still found. Warns with an UnprovenBundleWarning after `--no-parity`, and
+        where the last check failed; `strict` refuses both.
         """
         folder = Path(folder)
-        manifest_path = folder / MANIFEST_NAME
-        if not manifest_path.is_file():
-            aside = left_aside(folder.resolve())
-            cure = f"Rename {aside}" if aside else "Make one: densepack build CHECKPOINT BUNDLE"
-            told = "a run was stopped while it replaced it. " if aside else ""
-            raise BundleError(f"{folder} is not a bundle: {told}it has no {MANIFEST_NAME}. {cure}")
-        manifest = Manifest.from_json(manifest_path.read_bytes())
-        faults = find_faults(folder, manifest, hashes=verify)
+        try:
+            manifest = Manifest.from_json(read_small(folder / MANIFEST_NAME))
+            faults = find_faults(folder, manifest, hashes=verify)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise BundleError(_why_none(folder)) from error
+        except OSError as error:
+            raise BundleError(f"the bundle {folder} cannot be read: {error}") from error
         if faults:
-            raise BundleError(f"the bundle {folder} is not as it was built: " + "; ".join(faults))
-        if not manifest.parity.checked:
-            warnings.warn(
-                f"the bundle {folder} was built with --no-parity: nothing shows that it answers like its checkpoint",
-                UncheckedBundleWarning,
-                stacklevel=2,
-            )
+            raise BundleError(f"the bundle {folder} is not as it was built: {joined(faults)}")
+        if unproven := _why_unproven(manifest.parity):
+            kind, reason = unproven
+            if strict:
+                raise BundleError(f"the bundle {folder} is not proven: {reason}")
+            warnings.warn(f"the bundle {folder} {reason}", kind, stacklevel=2)
         return cls(folder=folder, manifest=manifest)
 
     def path(self, name: str) -> Path:
@@ -212,7 +236,12 @@ class Bundle:
 
     @property
     def tokenizer_json(self) -> str:
-        return self.path("tokenizer.json").read_text(encoding="utf-8")
+        """The text of the tokenizer. Raises BundleError when it cannot be read."""
+        path = self.path("tokenizer.json")
+        try:
+            return read_small(path).decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path} cannot be read: {error}") from error
 
     def graph(self, precision: Precision) -> Path:
         """The ONNX file of a precision. Raises BundleError when the bundle has none."""
@@ -230,24 +259,69 @@ def find_faults(folder: Path, manifest: Manifest, *, hashes: bool) -> list[str]:
     faults = [f"{name} is missing" for name in sorted(manifest.files.keys() - present)]
     faults += [f"{name} does not belong to it" for name in sorted(present - manifest.files.keys())]
     for name in sorted(present & manifest.files.keys()):
-        entry, size = manifest.files[name], (folder / name).stat().st_size
-        if size != entry.bytes:
-            faults.append(f"{name} has {size} bytes instead of {entry.bytes}")
-        elif hashes and sha256_of(folder / name) != entry.sha256:
-            faults.append(f"{name} is damaged (sha256 differs)")
+        try:
+            fault = _file_fault(folder / name, manifest.files[name], hashes=hashes)
+        except OSError as error:  # also a link that leads nowhere, or to itself
+            fault = f"cannot be read ({error.strerror})"
+        if fault:
+            faults.append(f"{name} {fault}")
     return faults
 
 
 def _files_in(folder: Path) -> set[str]:
     """Names of everything in a bundle's folder but folders and the manifest."""
-    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    found = (path for path in folder.rglob("*") if not _is_folder(path))
     return {path.relative_to(folder).as_posix() for path in found} - {MANIFEST_NAME}
+
+
+def _is_folder(path: Path) -> bool:
+    """A link to a folder is none: nobody looked into it."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def _file_fault(path: Path, entry: FileEntry, *, hashes: bool) -> str | None:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # reading a FIFO or a device may never end
+        return "is no regular file"
+    if status.st_size != entry.bytes:
+        return f"has {status.st_size} bytes instead of {entry.bytes}"
+    if hashes and sha256_of(path) != entry.sha256:
+        return "is damaged (sha256 differs)"
+    return None
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name is that of a file below a folder, wherever the folder is."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def _why_unproven(parity: ParityEntry) -> tuple[type[UnprovenBundleWarning], str] | None:
+    """What is wrong with the stored verdict, if anything is."""
+    if not parity.checked:
+        return (
+            UncheckedBundleWarning,
+            "was built with --no-parity: nothing shows that it answers like its checkpoint",
+        )
+    if not parity.passed:
+        return (
+            FailedBundleWarning,
+            f"failed its last parity check ({joined([parity.summary])}): it may answer unlike its checkpoint",
+        )
+    return None
+
+
+def _why_none(folder: Path) -> str:
+    """Why a folder is no bundle, and what to do about it."""
+    if (aside := left_aside(folder.resolve())) is not None:
+        return f"{folder} is not there: a run was stopped while it replaced it. Rename {aside}"
+    return f"{folder} is not a bundle: it has no {MANIFEST_NAME}. Make one: densepack build CHECKPOINT BUNDLE"
 
 
 def strangers_in(folder: Path) -> list[str]:
     """What a folder holds that no build wrote: everything, where it is no bundle. Such a folder is not replaced."""
     try:
-        manifest = MANIFEST.parse((folder / MANIFEST_NAME).read_bytes(), dict[str, Any])
+        manifest = MANIFEST.parse(read_small(folder / MANIFEST_NAME), dict[str, Any])
         written = set(manifest["files"]) if manifest["kind"] == MANIFEST_KIND else set()
     except (OSError, BundleError, LookupError, TypeError):
         written = set()

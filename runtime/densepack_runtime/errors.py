@@ -17,7 +17,11 @@ A message says what failed, the value seen and what to do about it. The command 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
+
+# What one line can tell: so many faults of a file, each in so many characters.
+MOST_FAULTS, LONGEST_FAULT = 200, 400
 
 
 class DensepackError(Exception):
@@ -71,3 +75,10 @@ def require(module_name: str, extra: str) -> ModuleType:
         raise MissingDependencyError(
             f"the package '{package}' is needed for this and is not installed: pip install 'densepack[{extra}]'"
         ) from error
+
+
+def joined(faults: Sequence[str], separator: str = "; ") -> str:
+    """The faults of a file in one line: long ones cut short, and of very many the first."""
+    told = [fault if len(fault) <= LONGEST_FAULT else f"{fault[:LONGEST_FAULT]}…" for fault in faults[:MOST_FAULTS]]
+    more = [f"and {len(faults) - MOST_FAULTS:,} more"] if len(faults) > MOST_FAULTS else []
+    return separator.join(told + more)

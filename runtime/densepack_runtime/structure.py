@@ -4,7 +4,7 @@ The structure alone defines the module (`PackedBertForQuestionAnswering(structur
 `densepack inspect` prints and the FLOPs that benchmarks compare with. It is written to `structure.json` beside the
 weights. Nothing here needs torch.
 
-    structure = Structure.from_json(Path("packed/structure.json").read_text())
+    structure = Structure.read(Path("packed/structure.json"))
     structure.parameters, structure.linear_density, structure.cost.flops(384)
 """
 
@@ -13,23 +13,25 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from reprlib import repr as shortened
 from typing import Literal
 
-from densepack_runtime.errors import CheckpointError
+from densepack_runtime.errors import CheckpointError, joined
 from densepack_runtime.host.records import Document, data_from_record
 
 STRUCTURE = Document("structure.json", CheckpointError, "pack the checkpoint again with this version")
-# More than any model has, and little enough for every figure to be computed.
-LARGEST_SIZE = 2**22
-_LEAST = {
-    "vocab_size": 1,
-    "max_position_embeddings": 1,
-    "type_vocab_size": 0,
-    "hidden_size": 1,
-    "num_attention_heads": 1,
-    "intermediate_size": 1,
-    "num_layers": 1,
+# The least and the most that a size can be: more than any model has, and little enough for every figure to be computed.
+SIZES = {
+    "vocab_size": (1, 2**22),
+    "max_position_embeddings": (1, 2**22),
+    "type_vocab_size": (0, 2**12),
+    "hidden_size": (1, 2**16),
+    "num_attention_heads": (1, 2**12),
+    "intermediate_size": (1, 2**18),
+    "num_layers": (1, 2**12),
 }
+LARGEST_NORM_EPS = 1.0
 
 # The weight matrices of a layer: what tables call them, and the packed module's parts that have them.
 MATRICES = {
@@ -80,11 +82,18 @@ class LayerStructure:
 
     def faults(self, heads: int, units: int) -> Iterator[str]:
         """What no layer of a model with so many heads and FFN units can be."""
-        for name, numbers, count in (("heads", self.heads, heads), ("ffn_units", self.ffn_units, units)):
+        for name, numbers, count in (
+            ("heads", self.heads, heads),
+            ("folded_heads", self.folded_heads, heads),
+            ("query_dead_heads", self.query_dead_heads, heads),
+            ("ffn_units", self.ffn_units, units),
+        ):
             if list(numbers) != sorted({*numbers}) or min(numbers, default=0) < 0 or max(numbers, default=0) >= count:
-                yield f"{name} {list(numbers[-8:])} of {count}"
-        if not len(self.ffn_units) <= self.ffn_width <= LARGEST_SIZE:
-            yield f"{len(self.ffn_units)} FFN units in a width of {self.ffn_width}"
+                yield f"{name} {shortened(list(numbers[-6:]))} of {count}"
+        if not 0 <= self.folded_units <= units:
+            yield f"{shortened(self.folded_units)} folded_units of {units}"
+        if not len(self.ffn_units) <= self.ffn_width <= SIZES["intermediate_size"][1]:
+            yield f"{len(self.ffn_units)} FFN units in a width of {shortened(self.ffn_width)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +121,23 @@ class Structure:
 
     def __post_init__(self) -> None:
         """Refuse what no model can be, so that every figure can be computed. Raises CheckpointError."""
-        sizes = {name: getattr(self, name) for name in _LEAST}
-        faults = [f"{name} {size}" for name, size in sizes.items() if not _LEAST[name] <= size <= LARGEST_SIZE]
+        faults = [
+            f"{name} {shortened(getattr(self, name))}"
+            for name, (least, most) in SIZES.items()
+            if not least <= getattr(self, name) <= most
+        ]
+        if not 0 < self.layer_norm_eps <= LARGEST_NORM_EPS:
+            faults.append(f"layer_norm_eps {self.layer_norm_eps}")
         if not faults and self.hidden_size % self.num_attention_heads:
             faults.append(f"hidden_size {self.hidden_size} for {self.num_attention_heads} heads")
-        faults += [
-            f"{fault} in layer {index}"
-            for index, layer in enumerate(self.layers)
-            for fault in layer.faults(self.num_attention_heads, self.intermediate_size)
-        ]
-        if faults:
-            raise CheckpointError(f"no model has {', '.join(faults)}")
+        if faults := faults or list(self._layer_faults()):
+            raise CheckpointError(f"no model has {joined(faults, ', ')}")
+
+    def _layer_faults(self) -> Iterator[str]:
+        different = {id(layer): (index, layer) for index, layer in enumerate(self.layers)}  # of a dense model, one
+        for index, layer in different.values():
+            for fault in layer.faults(self.num_attention_heads, self.intermediate_size):
+                yield f"{fault} in layer {index}"
 
     @property
     def head_size(self) -> int:
@@ -214,3 +229,8 @@ class Structure:
     def from_json(cls, text: str) -> Structure:
         """Read the text of a structure.json. Raises CheckpointError that names what is wrong with it and where."""
         return STRUCTURE.parse(text, cls)
+
+    @classmethod
+    def read(cls, path: Path) -> Structure:
+        """Read a structure.json. Raises CheckpointError as `from_json` does."""
+        return STRUCTURE.read(path, cls)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +15,7 @@ import pytest
 
 from densepack_runtime.bundle import (
     Bundle,
+    FailedBundleWarning,
     Manifest,
     ModelEntry,
     ParityEntry,
@@ -24,6 +27,7 @@ from densepack_runtime.bundle import (
 )
 from densepack_runtime.errors import BundleError
 from densepack_runtime.host.records import data_from_record
+from densepack_runtime.host.strict_json import LARGEST_BYTES
 from densepack_runtime.sessions.fp16_range import RangeReport
 from densepack_runtime.structure import LayerStructure, Structure
 from tests.plan_entries import plan_entry
@@ -159,6 +163,86 @@ def test_an_unchecked_bundle_warns(tmp_path: Path) -> None:
         Bundle.open(tmp_path / "bundle")
 
 
+def test_a_bundle_that_failed_its_check_warns(tmp_path: Path) -> None:
+    verdict = ParityEntry(checked=True, passed=False, summary="3 of 4 rungs within tolerance on 16 questions")
+    with write_bundle(tmp_path / "bundle", make_manifest(verdict)):
+        pass
+    with pytest.warns(FailedBundleWarning, match=r"failed its last parity check \(3 of 4 rungs"):
+        Bundle.open(tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("verdict", [ParityEntry(checked=False), ParityEntry(checked=True)])
+def test_a_bundle_that_is_not_proven_is_refused_when_strict(tmp_path: Path, verdict: ParityEntry) -> None:
+    with write_bundle(tmp_path / "bundle", make_manifest(verdict)):
+        pass
+    with pytest.raises(BundleError, match="is not proven"):
+        Bundle.open(tmp_path / "bundle", strict=True)
+
+
+def test_a_proven_bundle_opens_strictly(folder: Path) -> None:
+    assert Bundle.open(folder, strict=True).manifest.parity.passed
+
+
+# --- what is no file, and what no bundle can say ----------------------------------------------------------------------
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.relpath(path))
+
+
+PLANTS: dict[str, Callable[[Path], object]] = {
+    "FIFO": make_fifo,
+    "socket": make_socket,
+    "dangling link": lambda path: path.symlink_to("nowhere"),
+    "looping link": lambda path: path.symlink_to(path.name),
+    "link to a device": lambda path: path.symlink_to("/dev/zero"),
+    "link to a folder": lambda path: path.symlink_to("/"),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS.values(), ids=PLANTS)
+@pytest.mark.parametrize("name", ["model.onnx", "extra", "bundle.json"])
+def test_what_is_no_file_is_a_fault(
+    folder: Path, name: str, plant: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)  # names of sockets are short
+    (folder / name).unlink(missing_ok=True)
+    plant(folder / name)
+    with pytest.raises(BundleError, match=name):
+        Bundle.open(folder)
+
+
+def test_a_file_may_be_a_link_to_one(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.onnx").rename(tmp_path / "elsewhere")
+    (folder / "model.onnx").symlink_to(tmp_path / "elsewhere")
+    assert Bundle.open(folder).precisions == ("fp32",)
+
+
+def test_a_tokenizer_that_is_no_text(folder: Path) -> None:
+    with edit_bundle(Bundle.open(folder)) as draft:
+        draft.path("tokenizer.json").unlink()
+        draft.path("tokenizer.json").write_bytes(b"\xff")
+    with pytest.raises(BundleError, match=r"tokenizer.json cannot be read: 'utf-8' codec"):
+        assert Bundle.open(folder).tokenizer_json
+
+
+def test_a_huge_manifest_is_not_read(folder: Path) -> None:
+    with (folder / "bundle.json").open("ab") as file:
+        file.truncate(LARGEST_BYTES + 1)
+    with pytest.raises(BundleError, match=r"it has 67,108,865 bytes, at most 67,108,864 are read"):
+        Bundle.open(folder)
+
+
+def test_a_name_that_is_too_long() -> None:
+    with pytest.raises(BundleError, match="cannot be read: .*File name too long"):
+        Bundle.open("x" * 5000)
+
+
 def test_failed_writing_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), write_bundle(tmp_path / "bundle", make_manifest()) as draft:
         draft.path("model.onnx").write_bytes(b"half")
@@ -280,6 +364,20 @@ def put(*place: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("closed", value=[{"backend": "b", "precision": "fp32"}]), r"`reason` - at `closed\[0\]`"),
         (put("files", value={"a": {"sha256": "0", "bytes": 1, "x": 2}}), r"unknown: `files\['a'\].x`"),
         (put("colour", value="red"), "unknown: `colour`"),
+        (put("files", value={"../x": {"sha256": "0", "bytes": 1}}), "a file '../x' outside of itself"),
+        (put("files", value={"/etc/passwd": {"sha256": "0", "bytes": 1}}), "a file '/etc/passwd' outside of itself"),
+        (put("files", value={"": {"sha256": "0", "bytes": 1}}), "a file '' outside of itself"),
+        (put("engines", 0, "plan", value="../a.plan"), "a plan '../a.plan' outside of itself"),
+        (put("max_length", value=-1), "windows of -1 tokens that overlap by 128"),
+        (put("max_length", value=10**12), "windows of 1000000000000 tokens"),
+        (put("doc_stride", value=384), "windows of 384 tokens that overlap by 384"),
+        (put("doc_stride", value=10**30), "overlap by 10+"),
+        (put("model", "structure", "num_attention_heads", value=10**30), "no model has num_attention_heads 10+"),
+        (put("model", "structure", "layer_norm_eps", value=float("nan")), "no model has layer_norm_eps nan"),
+        (
+            put("model", "structure", "layers", value=[{"heads": [], "ffn_units": [], "ffn_width": 0}] * 100_000),
+            "no model has num_layers 100000",
+        ),
         (put("model", "structure", "a\nb", value="red"), "unknown: `model.structure.a b`"),
     ],
 )

@@ -71,6 +71,8 @@ def pack(
 
     writers = {"packed": write_packed, "transformers": write_transformers}
     source = load_checkpoint(checkpoint, revision=revision)
+    for note in source.notes:
+        tell(f"note: {note}")
     packed, report = pack_with_report(source, pad_to=pad_to, drop_query_dead_heads=drop_query_dead_heads)
     difference = logit_difference(source, packed)
     writers[format_](packed, out, tokenizer_json=source.tokenizer_json, overwrite=overwrite)
@@ -79,8 +81,6 @@ def pack(
         return
     print_table(f"packed {source.source}", report.columns(), report.rows())
     print_table("totals", ("what", "value"), [*report.totals(), ("max |Δlogit| to the unpacked", f"{difference:.2g}")])
-    for note in source.notes:
-        tell(f"note: {note}")
     tell(f"wrote {out}")
 
 

@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 
 from densepack_models.families.family import Family
-from densepack_models.formats.config import SUPPORTED, family_of, pruned_heads, read_config, structure_from_config
+from densepack_models.formats.config import (
+    SUPPORTED,
+    architecture_names,
+    family_of,
+    pruned_heads,
+    read_config,
+    structure_from_config,
+)
 from densepack_models.formats.hub import Location, fetch_weights, locate_checkpoint
 from densepack_models.formats.sparse_args import describe, read_sparse_settings
 from densepack_models.formats.tensors import (
@@ -37,7 +44,7 @@ from densepack_models.formats.tensors import (
 from densepack_models.formats.tokenizer import read_tokenizer
 from densepack_models.formats.training_masks import apply_masks, has_mask_scores
 from densepack_models.formats.weight_files import find_weight_files, read_tensors, weights_sha256
-from densepack_runtime.errors import CheckpointError
+from densepack_runtime.errors import CheckpointError, joined
 from densepack_runtime.structure import Positions, Structure
 
 STRUCTURE_FILE = "structure.json"
@@ -93,12 +100,18 @@ def load_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) 
     """
     location = locate_checkpoint(path_or_hub_id, revision)
     config = read_config(location.folder)
-    tokenizer_json = read_tokenizer(location.folder, structure_from_config(config).vocab_size)
+    packed = (location.folder / STRUCTURE_FILE).is_file()
+    tokenizer_json, told = read_tokenizer(
+        location.folder,
+        structure_from_config(config).vocab_size,
+        tokenizer_class=config.get("tokenizer_class"),
+        packed=packed,
+    )
     fetch_weights(location)
     files = find_weight_files(location.folder)
     stored = read_tensors(files)
-    read = _read_packed if (location.folder / STRUCTURE_FILE).is_file() else _read_any
-    parts = read(location, config, stored)
+    parts = (_read_packed if packed else _read_any)(location, config, stored)
+    parts["notes"] += told
     return Checkpoint(**parts, tokenizer_json=tokenizer_json, source=location.source, sha256=weights_sha256(files))
 
 
@@ -137,15 +150,11 @@ def _marked(config: dict[str, Any], name: str) -> Positions | None:
 
 def _read_packed(location: Location, config: dict[str, Any], stored: dict[str, Tensor]) -> dict[str, Any]:
     """Our own packed format: everything is as structure.json says."""
-    path = location.folder / STRUCTURE_FILE
-    try:
-        structure = Structure.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    structure = Structure.read(location.folder / STRUCTURE_FILE)
     faults = _structure_faults(structure, config)
     if faults:
         raise CheckpointError(
-            f"structure.json and config.json in {location.folder} contradict each other: {'; '.join(faults)}"
+            f"structure.json and config.json in {location.folder} contradict each other: {joined(faults)}"
         )
     expected = expected_shapes(structure, structure_widths(structure))
     family = family_of(config)
@@ -181,10 +190,10 @@ def _refuse(location: Location, config: dict[str, Any], tensors: dict[str, Tenso
         return
     family = family_of(config)
     if "qa_outputs.weight" not in tensors:
-        names = ", ".join(config.get("architectures") or ()) or "the model"
+        names = joined(architecture_names(config), ", ") or "the model"
         if family.architecture not in names:
             raise CheckpointError(f"{names} in {location.source} has no question-answering head: {SUPPORTED}")
     raise CheckpointError(
         f"the checkpoint {location.source} cannot be used, its tensors are at fault in {len(faults)} places"
-        f"{prefix_hint(family, tensors)}: {'; '.join(faults)}"
+        f"{prefix_hint(family, tensors)}: {joined(faults)}"
     )

@@ -9,16 +9,23 @@ Everything that is wrong with a configuration is reported at once; a model of an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any, get_args
 
 from densepack_models.families import FAMILIES
 from densepack_models.families.family import Family
 from densepack_models.formats.json_files import read_json_object
-from densepack_runtime.errors import CheckpointError
-from densepack_runtime.structure import Activation, LayerNormType, LayerStructure, Structure
+from densepack_runtime.errors import CheckpointError, joined
+from densepack_runtime.structure import (
+    LARGEST_NORM_EPS,
+    SIZES,
+    Activation,
+    LayerNormType,
+    LayerStructure,
+    Structure,
+)
 
 # Two names of transformers for functions that exist under a third; mathematically the same.
 ACTIVATION_ALIASES = {"gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_new"}
@@ -28,16 +35,6 @@ SUPPORTED = (
     f"densepack reads {', '.join(family.architecture for family in FAMILIES)} only (model_type "
     f"{', '.join(repr(family.model_type) for family in FAMILIES)}, an encoder with absolute positions, "
     f"hidden_act {', '.join((*ACTIVATIONS, *ACTIVATION_ALIASES))}, layer_norm_type {' or '.join(LAYER_NORM_TYPES)})"
-)
-# Fields of `Structure` that are whole numbers.
-SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-    "type_vocab_size",
 )
 
 
@@ -54,24 +51,31 @@ def judged_config(config: Mapping[str, Any]) -> dict[str, Any]:
     faults = [*_size_faults(complete, family.config_keys), *_kind_faults(complete, family.config_keys)]
     if not faults:
         _, faults = _parse_pruned_heads(complete, structure_from_config(complete))
+        faults += _pad_faults(complete, family.config_keys)
     if faults:
-        raise CheckpointError(f"config.json cannot be used: {'; '.join(faults)}")
-    activation = family.config_keys["hidden_act"]
+        raise CheckpointError(f"config.json cannot be used: {joined(faults)}")
+    activation, eps = family.config_keys["hidden_act"], family.config_keys["layer_norm_eps"]
     complete[activation] = ACTIVATION_ALIASES.get(complete[activation], complete[activation])
+    complete[eps] = float(complete[eps])
     return complete
 
 
 def family_of(config: Mapping[str, Any]) -> Family:
     """The family of the model that a configuration describes. Raises CheckpointError when there is none."""
-    architectures = config.get("architectures")
-    names = [str(name) for name in architectures] if isinstance(architectures, list) else []
+    names = architecture_names(config)
     for family in FAMILIES:
         model_type = config.get("model_type", family.model_type if family.architecture in names else None)
         model = family.architecture.removesuffix("ForQuestionAnswering")
         if model_type == family.model_type and (not names or any(name.startswith(model) for name in names)):
             return family
-    seen = f"model_type {config.get('model_type')!r}" + (f", {', '.join(names)}" if names else "")
-    raise CheckpointError(f"this model is of an unsupported architecture ({seen}): {SUPPORTED}")
+    seen = f"model_type {shortened(config.get('model_type'))}" + (f", {', '.join(names)}" if names else "")
+    raise CheckpointError(f"this model is of an unsupported architecture ({joined([seen])}): {SUPPORTED}")
+
+
+def architecture_names(config: Mapping[str, Any]) -> list[str]:
+    """The classes that a configuration names, if any."""
+    names = config.get("architectures")
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def structure_from_config(config: Mapping[str, Any]) -> Structure:
@@ -98,11 +102,12 @@ def pruned_heads(config: Mapping[str, Any]) -> dict[int, frozenset[int]]:
 
 def _size_faults(config: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
     faults = []
-    for name in (keys[field] for field in SIZES):
+    for field, (_, most) in SIZES.items():
+        name = keys[field]
         if name not in config:
             faults.append(f"{name} is missing")
-        elif type(config[name]) is not int or config[name] < 1:
-            faults.append(f"{name} is {config[name]!r}, a whole number above 0 is needed")
+        elif type(config[name]) is not int or not 1 <= config[name] <= most:
+            faults.append(f"{name} is {shortened(config[name])}, a whole number above 0 and up to {most} is needed")
     if faults:
         return faults
     hidden, heads, types = keys["hidden_size"], keys["num_attention_heads"], keys["type_vocab_size"]
@@ -119,14 +124,14 @@ def _kind_faults(config: Mapping[str, Any], keys: Mapping[str, str]) -> list[str
     norm = config.get(keys["layer_norm_type"], "layer_norm")
     if activation not in (*ACTIVATIONS, *ACTIVATION_ALIASES):
         supported = ", ".join((*ACTIVATIONS, *ACTIVATION_ALIASES))
-        faults.append(f"hidden_act {activation!r} is not supported, only {supported}")
+        faults.append(f"hidden_act {shortened(activation)} is not supported, only {supported}")
     if norm not in LAYER_NORM_TYPES:
-        faults.append(f"layer_norm_type {norm!r} is not supported, only {' and '.join(LAYER_NORM_TYPES)}")
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not (math.isfinite(eps) and eps > 0):
-        faults.append(f"layer_norm_eps is {eps!r}, a small number above 0 is needed")
+        faults.append(f"layer_norm_type {shortened(norm)} is not supported, only {' and '.join(LAYER_NORM_TYPES)}")
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps <= LARGEST_NORM_EPS:
+        faults.append(f"layer_norm_eps is {shortened(eps)}, a small number above 0 is needed")
     position_type = config.get("position_embedding_type") or "absolute"
     if position_type != "absolute":
-        faults.append(f"position_embedding_type {position_type!r} is not supported, only absolute")
+        faults.append(f"position_embedding_type {shortened(position_type)} is not supported, only absolute")
     faults += [
         f"{name} is set: only encoders are supported"
         for name in ("is_decoder", "add_cross_attention")
@@ -137,22 +142,32 @@ def _kind_faults(config: Mapping[str, Any], keys: Mapping[str, str]) -> list[str
     return faults
 
 
+def _pad_faults(config: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
+    """The padding token has to be a word of the model; -1 stands for none in some models."""
+    pad, words = config.get("pad_token_id"), config[keys["vocab_size"]]
+    if pad is None or (type(pad) is int and -words <= pad < words):
+        return []
+    return [f"pad_token_id is {shortened(pad)}, and the model has {words} word embeddings"]
+
+
 def _parse_pruned_heads(config: Mapping[str, Any], sizes: Structure) -> tuple[dict[int, frozenset[int]], list[str]]:
     """Heads by layer and the faults found. Keys may be strings or ints; lists unsorted, repeated or empty."""
     stored = config.get("pruned_heads") or {}
     if not isinstance(stored, Mapping):
-        return {}, [f"pruned_heads must map layers to lists of heads, it is {stored!r}"]
+        return {}, [f"pruned_heads must map layers to lists of heads, it is {shortened(stored)}"]
     heads: dict[int, frozenset[int]] = {}
     faults = []
     for key, listed in stored.items():
         layer = _index(key, sizes.num_layers)
         if layer is None:
-            faults.append(f"pruned_heads names layer {key!r}, there are layers 0 to {sizes.num_layers - 1}")
+            faults.append(f"pruned_heads names layer {shortened(key)}, there are layers 0 to {sizes.num_layers - 1}")
             continue
         ids = [_index(head, sizes.num_attention_heads) for head in listed] if isinstance(listed, list) else [None]
         if None in ids:
             last = sizes.num_attention_heads - 1
-            faults.append(f"pruned_heads of layer {layer} is {listed!r}, a list of heads 0 to {last} is needed")
+            faults.append(
+                f"pruned_heads of layer {layer} is {shortened(listed)}, a list of heads 0 to {last} is needed"
+            )
             continue
         heads[layer] = heads.get(layer, frozenset()) | {head for head in ids if head is not None}
     return heads, faults
@@ -160,6 +175,6 @@ def _parse_pruned_heads(config: Mapping[str, Any], sizes: Structure) -> tuple[di
 
 def _index(value: object, count: int) -> int | None:
     """`value` as an index below `count`: an int, or its decimal digits."""
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         value = int(value)
     return value if type(value) is int and 0 <= value < count else None

@@ -9,12 +9,17 @@ safetensors weights, and PyTorch's pickles only where there are none.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
+from urllib.parse import urlsplit
 
-from densepack_runtime.errors import CheckpointError, require
+from densepack_runtime.errors import CheckpointError, joined, require
 
 SMALL_FILES = (
     "config.json",
@@ -30,6 +35,9 @@ SMALL_FILES = (
 )
 SAFETENSORS_FILES = ("model.safetensors", "model-*.safetensors")
 PICKLE_FILES = ("pytorch_model.bin", "pytorch_model-*.bin")
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 # "name" or "organisation/name" as the hub allows it; its client checks the finer rules (length, "--", "..").
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
@@ -115,12 +123,13 @@ def _fetch(hub_id: str, revision: str | None, patterns: Sequence[str]) -> Path:
             f"the hub's model {hub_id!r} has no revision {revision!r}: check the branch, tag or commit"
         ) from error
     except errors.LocalEntryNotFoundError as error:
-        raise CheckpointError(_not_in_cache(at, offline=hub.is_offline_mode())) from error
-    except (*errors.HfHubHTTPError.__bases__, errors.EntryNotFoundError) as error:
-        # The bases are OSError and the error root of whichever HTTP library this version of the client uses.
-        raise CheckpointError(
-            f"the hub's model {at} could not be fetched ({type(error).__name__}: {error}): try again"
-        ) from error
+        offline = hub.is_offline_mode()
+        faults = [] if offline else _environment_faults(error)
+        raise CheckpointError(_at_fault(at, faults) if faults else _not_in_cache(at, offline=offline)) from error
+    except Exception as error:  # of the HTTP library's own tree, or what the environment made it stumble over
+        faults = _environment_faults(error)
+        told = f"the hub's model {at} could not be fetched ({type(error).__name__}: {error}): try again"
+        raise CheckpointError(_at_fault(at, faults) if faults else told) from error
 
 
 def _not_in_cache(at: str, *, offline: bool) -> str:
@@ -133,3 +142,48 @@ def _not_in_cache(at: str, *, offline: bool) -> str:
         f"there is no folder {at} here, and the hub cannot be reached to look for it: check the network, or give the "
         "folder of a checkpoint"
     )
+
+
+# --- the environment, which the hub's client does not judge ---
+
+
+def _at_fault(at: str, faults: Sequence[str]) -> str:
+    return f"the hub's model {at} cannot be fetched: {joined(faults)}"
+
+
+def _environment_faults(error: Exception) -> list[str]:
+    """Variables that the hub's client cannot use, by name: their values hold passwords and tokens."""
+    faults = []
+    for name, value in sorted(os.environ.items()):
+        if value and name.upper() in _PROXIES:
+            faults += [f"{name} {fault}" for fault in _address_faults(value, _PROXY_SCHEMES)]
+        elif value and name == "HF_ENDPOINT":
+            faults += [f"{name} {fault}" for fault in _address_faults(value, ("http", "https"))]
+        elif name in _TOKENS and not (value.strip().isascii() and value.strip().isprintable()):
+            faults.append(f"{name} has characters that no token has: copy the token again")
+        elif value and name == "SSL_CERT_FILE" and not Path(value).is_file():
+            faults.append(f"{name} is {value}, where no file is: correct or unset it")
+    if not faults and isinstance(error, UnicodeError):
+        faults.append("the token that is stored has characters that no token has: log in again with `hf auth login`")
+    return faults
+
+
+def _address_faults(url: str, schemes: Sequence[str]) -> Iterator[str]:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "http", url  # as the client takes it
+    if scheme not in schemes:
+        yield f"has the scheme {shortened(scheme)}, one of {', '.join(schemes)} is needed: correct or unset it"
+    elif scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+        library = "httpx2" if "httpx2" in sys.modules else "httpx"  # newer versions of the hub's client took to it
+        yield f"is a SOCKS proxy, for which a package is missing: pip install '{library}[socks]', or unset it"
+    if not _has_host_and_port(f"http://{rest}"):
+        yield "has no host or no valid port: correct or unset it"
+
+
+def _has_host_and_port(url: str) -> bool:
+    try:
+        address = urlsplit(url)
+        return bool(address.hostname) and address.port != 0
+    except ValueError:  # a port that is no number or too large, a bracket that is not closed
+        return False

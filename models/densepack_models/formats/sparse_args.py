@@ -6,10 +6,10 @@ settings.ffn, settings.threshold            # MaskRule("sigmoied_threshold", "1d
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 from densepack_models.formats.json_files import read_json_object
@@ -19,6 +19,8 @@ METHODS = ("sigmoied_threshold", "threshold", "topK", "magnitude", "l0")  # nn_p
 FORMS = ("default", "1d", "1d_alt")  # not "joint": nn_pruning itself fails on it
 # nn_pruning's default floor: at least this share of a grid survives a threshold.
 LEAST_SHARE = 0.005
+# Scores are of the size of 1: beyond it a threshold passes all or none.
+LARGEST_THRESHOLD = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,8 @@ def sparse_settings(args: Mapping[str, Any]) -> SparseSettings:
             f"rewind_model_name_or_path {args['rewind_model_name_or_path']!r}: the heads of that other model took part "
             "in the masks and are not in this checkpoint"
         )
-    threshold = _number(args, "final_threshold", None, faults)
-    least_share = _number(args, "linear_min_parameters", LEAST_SHARE, faults)
+    threshold = _number(args, "final_threshold", None, faults, least=-LARGEST_THRESHOLD, most=LARGEST_THRESHOLD)
+    least_share = _number(args, "linear_min_parameters", LEAST_SHARE, faults, least=0, most=1)
     switches = {
         name: _switch(args, name, default, faults)
         for name, default in (
@@ -121,10 +123,13 @@ def _rule(args: Mapping[str, Any], part: str, faults: list[str]) -> MaskRule | N
     return MaskRule(method, form, (sides[0], sides[1]))
 
 
-def _number(args: Mapping[str, Any], name: str, default: float | None, faults: list[str]) -> float:
+def _number(
+    args: Mapping[str, Any], name: str, default: float | None, faults: list[str], *, least: float, most: float
+) -> float:
     value = args.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        faults.append(f"{name} is missing" if name not in args else f"{name} is {value!r}, a number is needed")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        told = f"{name} is {shortened(value)}, a number from {least:g} to {most:g} is needed"
+        faults.append(told if name in args else f"{name} is missing")
         return 0.0
     return float(value)
 

@@ -20,6 +20,8 @@ from torch import Tensor
 from densepack_models.families.family import Family
 from densepack_runtime.structure import Positions, Structure
 
+# What weights may be stored in; numbers of 8 bits mean nothing without the scales that they were stored with.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 QKV = ("query", "key", "value")
 # Tensors of a layer that have its heads, or its FFN units, as rows (0) or as columns (1).
 HEAD_AXES = {f"attention.{name}.{part}": 0 for part in ("weight", "bias") for name in QKV} | {
@@ -138,8 +140,9 @@ def value_faults(family: Family, tensors: Mapping[str, Tensor]) -> list[str]:
     """Every tensor that is not of a float type, or holds a value that is not finite."""
     faults = []
     for name, tensor in family.file_names(tensors).items():
-        if not tensor.dtype.is_floating_point or tensor.layout is not torch.strided or tensor.is_quantized:
-            faults.append(f"{name} is of type {str(tensor.dtype).removeprefix('torch.')}, dense floats are needed")
+        if tensor.dtype not in FLOATS or tensor.layout is not torch.strided or tensor.is_meta:
+            told = str(tensor.dtype).removeprefix("torch.")
+            faults.append(f"{name} is of type {told}, dense floats of 16 to 64 bits are needed")
         elif not torch.isfinite(tensor).all():
             wrong = tensor.numel() - int(torch.isfinite(tensor).sum())
             faults.append(f"{name} has {wrong} of {tensor.numel()} values that are not finite (NaN or infinity)")

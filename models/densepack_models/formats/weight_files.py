@@ -11,7 +11,6 @@ wants code to be run is refused.
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import struct
 import zipfile
@@ -24,7 +23,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from densepack_models.formats.json_files import read_json_object
-from densepack_runtime.errors import CheckpointError
+from densepack_runtime.errors import CheckpointError, joined
+from densepack_runtime.host.strict_json import LARGEST_BYTES, parse_json
 
 READABLE = (
     "model.safetensors, model.safetensors.index.json with its shards, pytorch_model.bin, or "
@@ -42,6 +42,7 @@ _UNPICKLING_FAILURES = (
     AssertionError,
     AttributeError,
     LookupError,
+    MemoryError,
     OSError,
     RuntimeError,
     TypeError,
@@ -64,9 +65,9 @@ def find_weight_files(folder: Path) -> WeightFiles:
             return WeightFiles((folder / name,))
         if (folder / f"{name}.index.json").is_file():
             return _read_index(folder / f"{name}.index.json")
-    there = sorted(path.name for path in folder.iterdir() if path.is_file())
+    there = joined(sorted(path.name for path in folder.iterdir() if path.is_file()), ", ")
     raise CheckpointError(
-        f"no weights in {folder}: there is {', '.join(there) or 'nothing'}. densepack reads {READABLE}; other formats "
+        f"no weights in {folder}: there is {there or 'nothing'}. densepack reads {READABLE}; other formats "
         "have to be saved again with transformers' save_pretrained"
     )
 
@@ -78,11 +79,11 @@ def _read_index(path: Path) -> WeightFiles:
     names = sorted({name if isinstance(name, str) else repr(name) for name in shard_of.values()})
     foreign = [name for name in names if Path(name).name != name or Path(name).suffix not in (".safetensors", ".bin")]
     if foreign:
-        raise CheckpointError(f"{path} names files that are not shards beside it: {', '.join(foreign)}")
+        raise CheckpointError(f"{path} names files that are not shards beside it: {joined(foreign, ', ')}")
     missing = [name for name in names if not (path.parent / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{len(missing)} of {len(names)} shards that {path} lists are missing: {', '.join(missing)}"
+            f"{len(missing)} of {len(names)} shards that {path} lists are missing: {joined(missing, ', ')}"
         )
     return WeightFiles(tuple(path.parent / name for name in names), shard_of)
 
@@ -102,7 +103,7 @@ def read_tensors(files: WeightFiles) -> dict[str, Tensor]:
     found = {path.name: _read_file(path) for path in files.files}
     faults = list(_index_faults(found, files.shard_of or {}))
     if faults:
-        raise CheckpointError(f"the shards are not as their index says: {'; '.join(faults)}")
+        raise CheckpointError(f"the shards are not as their index says: {joined(faults)}")
     return {name: tensor for tensors in found.values() for name, tensor in tensors.items()}
 
 
@@ -136,7 +137,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except SafetensorError as error:
         cut = truncated_tensors(path)
-        lost = f"; tensors cut off at its end: {', '.join(cut)}" if cut else ""
+        lost = f"; tensors cut off at its end: {joined(cut, ', ')}" if cut else ""
         raise CheckpointError(
             f"{path} is damaged, {path.stat().st_size} bytes ({error}){lost}. Copy or download it again"
         ) from error
@@ -149,10 +150,10 @@ def truncated_tensors(path: Path) -> list[str]:
     with path.open("rb") as file:
         prefix = file.read(8)
         length = int.from_bytes(prefix, "little")
-        if len(prefix) < 8 or length > size - 8:
+        if len(prefix) < 8 or length > min(size - 8, LARGEST_BYTES):
             return []
         try:
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
             ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
             return [name for name, end in ends.items() if end > size - 8 - length]
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
@@ -175,5 +176,13 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} must hold a dict of tensors, it holds a {type(stored).__name__}")
     others = [f"{name} ({type(value).__name__})" for name, value in stored.items() if not isinstance(value, Tensor)]
     if others:
-        raise CheckpointError(f"{path} must hold a dict of tensors only, it also holds {', '.join(others)}")
+        raise CheckpointError(f"{path} must hold a dict of tensors only, it also holds {joined(others, ', ')}")
+    swollen = [f"{name} {list(tensor.shape)}" for name, tensor in stored.items() if _is_swollen(tensor)]
+    if swollen:
+        raise CheckpointError(f"{path} holds tensors of more values than it has bytes for: {joined(swollen, ', ')}")
     return {str(name): tensor.detach() for name, tensor in stored.items()}
+
+
+def _is_swollen(tensor: Tensor) -> bool:
+    """Whether few bytes of a file stand for many values, which would take any memory to look at."""
+    return tensor.layout is torch.strided and tensor.nbytes > tensor.untyped_storage().nbytes()

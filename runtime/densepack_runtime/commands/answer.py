@@ -44,7 +44,9 @@ def answer(
             show_default=False,
         ),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad line.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first bad line, and refuse a bundle that is not proven.")
+    ] = False,
     compat: Annotated[bool, typer.Option("--compat", help="Answer as the transformers 4 pipeline did.")] = False,
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
@@ -61,7 +63,7 @@ def answer(
         raise typer.BadParameter("give either --question with --context, or --lines")
     mode: Compat | None = "transformers" if compat else None
     with QuestionAnswerer.open(
-        bundle, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs
+        bundle, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs, strict=strict
     ) as answerer:
         if question is not None:
             found = answerer.answer(question=question, context=_context(context, context_file), compat=mode)

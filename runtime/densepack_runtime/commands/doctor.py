@@ -11,6 +11,7 @@ from densepack_runtime.backends import BACKENDS, choose_backend
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.commands.options import (
     JsonOption,
+    StrictOption,
     app,
 )
 from densepack_runtime.errors import BackendError
@@ -25,6 +26,7 @@ def doctor(
     bundle: Annotated[
         Path | None, typer.Argument(metavar="[BUNDLE]", help="Also say how this bundle would run here.")
     ] = None,
+    strict: StrictOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """What is here: GPU, providers, versions; and what would run a bundle, and why."""
@@ -42,7 +44,7 @@ def doctor(
         **package_versions(),
     }
     if bundle is not None:
-        facts.update(_bundle_facts(Bundle.open(bundle), host))
+        facts.update(_bundle_facts(Bundle.open(bundle, strict=strict), host))
     if json_output:
         print_json(facts)
     else:

@@ -16,6 +16,7 @@ from densepack_runtime.commands.options import (
     LimitOption,
     PrecisionOption,
     SquadOption,
+    StrictOption,
     ThreadsOption,
     app,
 )
@@ -47,6 +48,7 @@ def evaluate(
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     cuda_graphs: CudaGraphsOption = True,
+    strict: StrictOption = False,
     json_output: JsonOption = False,
 ) -> None:
     """Exact match and F1 of a bundle on a SQuAD file.
@@ -55,7 +57,7 @@ def evaluate(
     """
     dataset = load_squad(squad, limit)
     with QuestionAnswerer.open(
-        bundle, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs
+        bundle, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs, strict=strict
     ) as answerer:
         answers = answerer.predict_with_null_odds(dataset, progress=True)
     score = score_predictions(dataset, answers.texts)

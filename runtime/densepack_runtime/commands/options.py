@@ -48,6 +48,9 @@ ThreadsOption = Annotated[
 CudaGraphsOption = Annotated[
     bool, typer.Option("--cuda-graphs/--no-cuda-graphs", help="Replay CUDA graphs on a GPU, one for each padded shape.")
 ]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Refuse a bundle whose parity check failed or was left out.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 SquadOption = Annotated[
     str,

@@ -10,12 +10,13 @@ for other readers, and passed over here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from densepack_runtime.errors import DensepackError
+from densepack_runtime.errors import DensepackError, joined
+from densepack_runtime.host.strict_json import parse_json, read_small
 
 Record = TypeVar("Record")
 
@@ -31,10 +32,18 @@ class Document:
     def parse(self, text: str | bytes, kind: type[Record]) -> Record:
         """The record that a JSON text holds."""
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:  # also not UTF-8, or a number or a nesting without end
+            data = parse_json(text, measured=True)
+        except ValueError as error:
             raise self._fault(f"it is not JSON: {error}") from error
         return self.record(data, kind)
+
+    def read(self, path: Path, kind: type[Record]) -> Record:
+        """The record that a JSON file holds."""
+        try:
+            text = read_small(path)
+        except OSError as error:
+            raise self.error(f"{path} cannot be read: {error.strerror}") from error
+        return self.parse(text, kind)
 
     def record(self, data: object, kind: type[Record]) -> Record:
         """The record that JSON data holds; what the record itself refuses is a fault of the document."""
@@ -44,12 +53,12 @@ class Document:
             record = msgspec.convert(data, kind)
         except (msgspec.ValidationError, DensepackError) as error:
             raise self._fault(str(error).replace("`$.", "`").replace("`$", "`")) from error
-        if unknown := ", ".join(f"`{place}`" for place in _unknown_fields(record, data)):
-            raise self._fault(f"unknown: {unknown}")
+        if unknown := [f"`{place}`" for place in _unknown_fields(record, data)]:
+            raise self._fault(f"unknown: {joined(unknown, ', ')}")
         return record
 
     def _fault(self, told: str) -> DensepackError:
-        return self.error(f"{self.name} cannot be read ({' '.join(told.split())}): {self.cure}")
+        return self.error(f"{self.name} cannot be read ({joined([' '.join(told.split())])}): {self.cure}")
 
 
 def data_from_record(record: Any) -> Any:

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from densepack_runtime.errors import InputError
+from densepack_runtime.errors import InputError, joined
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SPECIAL_TOKENS = 3  # [CLS] question [SEP] context [SEP]
+_UNKNOWN = "\u2e3b"  # a dash three letters wide, which no vocabulary is likely to have
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +42,18 @@ class PairFormat:
 
 
 def load_tokenizer(tokenizer_json: str) -> Tokenizer:
-    """The tokenizer without its own truncation and padding. Raises InputError when it cannot be read."""
+    """The tokenizer without its own truncation and padding. Raises InputError when it cannot be read or used."""
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # the library raises bare Exception for a file it cannot read
-        raise InputError(f"the tokenizer file cannot be read: {error}") from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode("", _UNKNOWN)  # special tokens that are missing show only when they are needed
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # bare Exception for a file it cannot read; a panic is not even an Exception
+        raise InputError(f"the tokenizer file cannot be read: {joined([str(error)])}") from error
     return tokenizer
 
 

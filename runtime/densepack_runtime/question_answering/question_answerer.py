@@ -74,16 +74,18 @@ class QuestionAnswerer:
         rules: SpanRules | None = None,
         pipeline_rules: PipelineRules | None = None,
         truncate_question: bool = False,
+        strict: bool = False,
     ) -> Self:
         """Open a bundle; which backend it took and why goes to the logger `densepack`.
 
-        Raises BundleError when it is damaged, BackendError when nothing here can run it.
+        `strict` refuses a bundle of which nobody has shown that it answers like its checkpoint. Raises BundleError when
+        it is damaged, BackendError when nothing here can run it.
         """
         from densepack_runtime.backends import choose_backend, open_choice
         from densepack_runtime.bundle import Bundle
 
         options = SessionOptions(threads=threads, cuda_graphs=cuda_graphs)
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, strict=strict)
         manifest = opened.manifest
         windower = Windower(opened.tokenizer_json, max_length=manifest.max_length, doc_stride=manifest.doc_stride)
         choice = choose_backend(opened, backend, precision)

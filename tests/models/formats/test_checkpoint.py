@@ -353,7 +353,7 @@ def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
         f"{LAYER}0.intermediate.dense.bias is [5] instead of [24]",
         "bert.embeddings.LayerNorm.bias has 1 of 32 values that are not finite",
         f"{LAYER}2.output.dense.weight has 2 of 768 values that are not finite",
-        "bert.embeddings.token_type_embeddings.weight is of type int64, dense floats are needed",
+        "bert.embeddings.token_type_embeddings.weight is of type int64, dense floats of 16 to 64 bits are needed",
     ):
         assert fault in message
 

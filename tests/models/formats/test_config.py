@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import BertConfig, DistilBertConfig, RobertaConfig
 from densepack_models.formats.checkpoint import load_checkpoint
 from densepack_models.formats.config import judged_config, read_config
 from densepack_runtime.errors import CheckpointError
+from densepack_runtime.host.strict_json import LARGEST_BYTES
 from tests.models.formats.planted_checkpoints import Planted
 
 GOOD = Planted().config
@@ -74,6 +76,17 @@ def test_other_architectures_are_refused_by_name(config: dict[str, Any], seen: s
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ({"num_attention_heads": 4.0}, "num_attention_heads is 4.0"),
         ({"intermediate_size": True}, "intermediate_size is True"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, a whole number above 0 and up to 4096"),
+        ({"num_attention_heads": 1e30}, "num_attention_heads is 1e+30"),
+        ({"hidden_size": 10**30}, "hidden_size is 1000000000000000000000000000000, a whole"),
+        ({"vocab_size": None}, "vocab_size is None"),
+        ({"layer_norm_eps": 2}, "layer_norm_eps is 2,"),
+        ({"layer_norm_eps": -1e-12}, "layer_norm_eps is -1e-12"),
+        ({"pad_token_id": 128}, "pad_token_id is 128, and the model has 128 word embeddings"),
+        ({"pad_token_id": "0"}, "pad_token_id is '0'"),
+        ({"pad_token_id": True}, "pad_token_id is True"),
+        ({"pruned_heads": {"9" * 5000: [1]}}, "pruned_heads names layer '99999"),
+        ({"pruned_heads": {"0": ["9" * 5000]}}, "pruned_heads of layer 0 is ['99999"),
         ({"pruned_heads": [1]}, "pruned_heads must map layers to lists of heads, it is [1]"),
         ({"pruned_heads": {"3": [1]}}, "pruned_heads names layer '3', there are layers 0 to 2"),
         ({"pruned_heads": {"x": [1]}}, "pruned_heads names layer 'x'"),
@@ -84,6 +97,15 @@ def test_other_architectures_are_refused_by_name(config: dict[str, Any], seen: s
 )
 def test_unsupported_settings(change: dict[str, Any], fault: str) -> None:
     assert fault in refusal(GOOD | change)
+
+
+@pytest.mark.parametrize("architectures", [[3], ["x" * 10**6], [["nested"]]])
+def test_odd_names_of_architectures_are_shown_short(architectures: list[Any]) -> None:
+    assert len(refusal(GOOD | {"architectures": architectures})) < 1000
+
+
+def test_layer_norm_eps_may_be_a_whole_number() -> None:
+    assert repr(judged_config(GOOD | {"layer_norm_eps": 1})["layer_norm_eps"]) == "1.0"
 
 
 def test_all_faults_at_once() -> None:
@@ -101,12 +123,29 @@ def test_all_faults_at_once() -> None:
         (b"\xff\xfe\x00", "is not JSON"),
         (b"[1]", "must hold a JSON object, it holds a list"),
         (b"", "is not JSON"),
+        (b'{"vocab_size": ' + b"9" * 5000 + b"}", "is not JSON: Exceeds the limit"),
+        (b"[" * 100_000, "is not JSON: maximum recursion"),
+        (b'{"vocab_size": 1, "vocab_size": 2}', "is not JSON: the key 'vocab_size' is there twice"),
+        (b'{"layer_norm_eps": NaN}', "is not JSON: the number NaN is none"),
     ],
 )
 def test_files_that_are_no_configuration(tmp_path: Path, content: bytes | None, fault: str) -> None:
     if content is not None:
         (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=fault):
+        read_config(tmp_path)
+
+
+def test_a_config_that_never_ends(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match="config.json cannot be read: it is no regular file"):
+        read_config(tmp_path)
+
+
+def test_a_config_that_is_huge(tmp_path: Path) -> None:
+    with (tmp_path / "config.json").open("wb") as file:
+        file.truncate(LARGEST_BYTES + 1)
+    with pytest.raises(CheckpointError, match="config.json cannot be read: it has 67,108,865 bytes"):
         read_config(tmp_path)
 
 

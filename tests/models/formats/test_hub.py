@@ -167,6 +167,75 @@ def test_offline_without_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
         load_checkpoint("organisation/model")
 
 
+# --- the real client, and an environment that it stumbles over ---
+
+
+def locate_through(environment: dict[str, str], tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    """A hub id looked up by a fresh process; its hub is a port of this machine where nobody listens."""
+    plain = {name: value for name, value in os.environ.items() if not name.upper().endswith("_PROXY")}
+    here = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    code = (
+        "from densepack_models.formats.hub import locate_checkpoint\n"
+        "from densepack_runtime.host.console import run_command_line\n"
+        "run_command_line(lambda: locate_checkpoint('organisation/model'))"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={name: value for name, value in plain.items() if not name.startswith("HF_")} | here | environment,
+        timeout=120,
+        check=False,
+    )
+
+
+SOCKS = f"is a SOCKS proxy, for which a package is missing: pip install '{type(response(404)).__module__.split('.')[0]}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("HTTP_PROXY", "socks5://127.0.0.1:9", f"HTTP_PROXY {SOCKS}[socks]'"),
+        ("all_proxy", "socks5h://user:secret@127.0.0.1:9", f"all_proxy {SOCKS}[socks]'"),
+        (
+            "HTTPS_PROXY",
+            "foo://user:secret@127.0.0.1:9",
+            "HTTPS_PROXY has the scheme 'foo', one of http, https, socks5,",
+        ),
+        ("HTTP_PROXY", "http://user:secret@127.0.0.1:port", "HTTP_PROXY has no host or no valid port"),
+        ("http_proxy", "http://[::1", "http_proxy has no host or no valid port"),
+        ("HTTP_PROXY", "http://127.0.0.1:99999", "HTTP_PROXY has no host or no valid port"),
+        ("HF_ENDPOINT", "http://127.0.0.1:abc", "HF_ENDPOINT has no host or no valid port"),
+        ("HF_ENDPOINT", "ftp://127.0.0.1", "HF_ENDPOINT has the scheme 'ftp', one of http, https is needed"),
+        ("HF_TOKEN", "hf_secret\u00e9", "HF_TOKEN has characters that no token has: copy the token again"),
+        ("HF_TOKEN", "hf_secret\nhf_more", "HF_TOKEN has characters that no token has: copy the token again"),
+        ("SSL_CERT_FILE", "/nowhere", "SSL_CERT_FILE is /nowhere, where no file is"),
+    ],
+)
+def test_what_the_environment_says_wrongly_is_one_line_that_names_it(
+    tmp_path: Path, name: str, value: str, told: str
+) -> None:
+    done = locate_through({name: value}, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: the hub's model 'organisation/model' cannot be fetched: {told}")
+    assert len(done.stderr.splitlines()) == 1
+    assert "secret" not in done.stderr
+
+
+def test_a_stored_token_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"hf_\xff")
+    done = locate_through({"HF_TOKEN_PATH": str(tmp_path / "token")}, tmp_path)
+    assert done.returncode == 1
+    assert "the token that is stored has characters that no token has: log in again with `hf auth login`" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
+    done = locate_through({}, tmp_path)
+    assert done.returncode == 1
+    assert "the hub cannot be reached to look for it: check the network" in done.stderr
+
+
 # --- the real client, offline, on a prepared cache ---
 
 

@@ -84,7 +84,23 @@ def test_safetensors_cut_in_their_header(tmp_path: Path, size: int) -> None:
     assert f"model.safetensors is damaged, {size} bytes" in fault(tmp_path)
 
 
-@pytest.mark.parametrize("header", [b"[]", b"{", b'{"a": 1}', b'{"a": {"data_offsets": 3}}'])
+HEADERS = [
+    b"[]",
+    b"{",
+    b'{"a": 1}',
+    b'{"a": {"data_offsets": 3}}',
+    b"[" * 100_000,
+    b'{"a": ' * 100_000,
+    b"9" * 5000,
+    b'{"a": {"dtype": "F32", "shape": [4611686018427387904, 4], "data_offsets": [0, 0]}}',
+    b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+    b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}',
+    b'{"a": {"dtype": "F31", "shape": [1], "data_offsets": [0, 4]}}',
+    b'{"a": {"dtype": "F32", "shape": [1e30], "data_offsets": [0, 4]}}',
+]
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=lambda header: str(header[:50]))
 def test_safetensors_with_a_header_that_is_none(tmp_path: Path, header: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     assert "model.safetensors is damaged" in fault(tmp_path)
@@ -135,6 +151,18 @@ def test_a_malicious_pickle_is_refused_and_not_executed(tmp_path: Path, writer: 
 def test_pickles_that_are_not_a_dict_of_tensors(tmp_path: Path, content: object, seen: str) -> None:
     torch.save(content, tmp_path / "pytorch_model.bin")
     assert seen in fault(tmp_path)
+
+
+def test_few_bytes_that_stand_for_many_values(tmp_path: Path) -> None:
+    """Looking at all of them would take any memory."""
+    torch.save({"a": torch.ones(1).expand(10**6, 10**6)}, tmp_path / "pytorch_model.bin")
+    assert "holds tensors of more values than it has bytes for: a [1000000, 1000000]" in fault(tmp_path)
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 10**9])
+def test_headers_that_are_longer_than_their_file(tmp_path: Path, length: int) -> None:
+    (tmp_path / "model.safetensors").write_bytes(length.to_bytes(8, "little") + b"{}")
+    assert "model.safetensors is damaged" in fault(tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, 10, 300, -30])

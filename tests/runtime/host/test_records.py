@@ -77,3 +77,12 @@ def test_a_fault_is_one_line_that_says_where(change: dict[str, Any], told: str) 
 def test_a_text_that_is_not_json(text: str | bytes) -> None:
     with pytest.raises(InputError, match=r"^bicycle.json cannot be read \(it is not JSON: .*\): build it again$"):
         FILE.parse(text, Bicycle)
+
+
+def test_a_fault_is_short_whatever_was_seen() -> None:
+    with pytest.raises(InputError) as caught:
+        FILE.record({**data_from_record(BICYCLE), **{f"unknown{number}": 1 for number in range(10_000)}}, Bicycle)
+    assert len(str(caught.value)) < 600
+    with pytest.raises(InputError) as caught:
+        FILE.record({**data_from_record(BICYCLE), "spare": {"size": 1, "kind": "x" * 10**6}}, Bicycle)
+    assert len(str(caught.value)) < 600
