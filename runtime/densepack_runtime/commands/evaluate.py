@@ -11,6 +11,7 @@ import typer
 from densepack_runtime.commands.options import (
     BackendOption,
     BundleArgument,
+    CacheOption,
     CudaGraphsOption,
     JsonOption,
     LimitOption,
@@ -47,6 +48,7 @@ def evaluate(
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     cuda_graphs: CudaGraphsOption = True,
+    cache: CacheOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Exact match and F1 of a bundle on a SQuAD file.
@@ -55,7 +57,7 @@ def evaluate(
     """
     dataset = load_squad(squad, limit)
     with QuestionAnswerer.open(
-        bundle, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs
+        bundle, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs, cache=cache
     ) as answerer:
         answers = answerer.predict_with_null_odds(dataset, progress=True)
     score = score_predictions(dataset, answers.texts)

@@ -9,6 +9,7 @@ import typer
 from typer.models import OptionInfo
 
 from densepack_runtime.backends import backend_names
+from densepack_runtime.sessions.compile_cache import CACHE_VARIABLE
 from densepack_runtime.sessions.session import ComputePrecision
 
 app = typer.Typer(
@@ -45,6 +46,14 @@ ThreadsOption = Annotated[
 ]
 CudaGraphsOption = Annotated[
     bool, typer.Option("--cuda-graphs/--no-cuda-graphs", help="Replay CUDA graphs on a GPU, one for each padded shape.")
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help=f"Keep what is compiled for this host here; by default the folder of {CACHE_VARIABLE}, or BUNDLE.cache.",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 SquadOption = Annotated[
