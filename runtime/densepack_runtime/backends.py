@@ -15,6 +15,7 @@ never a fallback after a failure: a backend that is chosen and then fails is an 
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.host.here import Host
 from densepack_runtime.sessions.batching import FEW_LENGTHS, GPU_TOKEN_BUDGET, Batching
+from densepack_runtime.sessions.compile_cache import CACHE_VARIABLE
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import GRAPH_OF, ComputePrecision, Session
 from densepack_runtime.tensorrt_plans.choice import choose_plan, require_plan
@@ -113,7 +115,7 @@ def _open_onnxruntime_gpu(provider: str) -> Callable[[Runnable, SessionOptions],
     def open_session(model: Runnable, options: SessionOptions) -> Session:
         from densepack_runtime.sessions.onnxruntime_gpu import OnnxRuntimeGpuSession
 
-        return OnnxRuntimeGpuSession(model.file, provider=provider, options=options)
+        return OnnxRuntimeGpuSession(model.file, provider=provider, options=options, graph_sha256=model.sha256)
 
     return open_session
 
@@ -239,7 +241,7 @@ def choose_backend(
 
 
 def open_choice(bundle: Bundle, choice: Choice, options: SessionOptions = DEFAULT) -> Session:
-    """Open what was chosen; what it compiles is kept beside the bundle, unless the options name another cache.
+    """Open what was chosen; what it compiles is kept in `cache_of` the bundle, unless the options name another cache.
 
     Raises BackendError for what the build closed, and what the backend raises.
     """
@@ -262,7 +264,13 @@ def _open(bundle: Bundle, backend: str, model: Runnable, options: SessionOptions
 
 
 def cache_of(bundle: Bundle) -> Path:
-    """Where backends may keep what they compiled for this host: beside the bundle, which itself never changes."""
+    """Where backends may keep what they compiled for this host: beside the bundle, which itself never changes.
+
+    DENSEPACK_CACHE names another folder. Any number of bundles may share it: what is kept is named after its graph.
+    """
+    named = os.environ.get(CACHE_VARIABLE)
+    if named:
+        return Path(named)
     folder = bundle.folder.resolve()
     return folder.with_name(f"{folder.name}.cache")
 

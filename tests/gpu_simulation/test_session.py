@@ -15,6 +15,7 @@ import pytest
 
 from densepack_export.plans.builder import PlanSettings, build_plan
 from densepack_runtime.errors import BackendError, DensepackError, InputError
+from densepack_runtime.sessions.compile_cache import KeptFile
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, Logits
@@ -328,7 +329,9 @@ def test_rtx_captures_graphs_itself_and_keeps_its_kernels(
         with TensorRTSession.open(plan, entry, options=SessionOptions(cache=tmp_path)) as session:
             for _ in range(3):
                 session.run(batches[1])
-        assert (tmp_path / f"{entry.plan_sha256[:16]}.kernels").read_bytes() == b"simulated kernels"
+        kept = KeptFile(tmp_path / "tensorrt-rtx" / f"{entry.plan_sha256[:16]}.kernels").read()
+        assert kept is not None
+        assert kept.tobytes() == b"simulated kernels"
     assert "cudaGraphLaunch" not in simulation.faults.calls
     plan.write_bytes(plan.read_bytes()[:-3])
     with pytest.raises(BackendError, match=r"finds a\.plan invalid here: MALFORMED_ENGINE"):

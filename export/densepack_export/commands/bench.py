@@ -15,7 +15,7 @@ import typer
 from densepack_export.bench.names import kinds
 from densepack_export.commands.options import numbers
 from densepack_runtime.benchmark.tables import show_benchmark
-from densepack_runtime.commands.options import JsonOption, LimitOption, ThreadsOption, app
+from densepack_runtime.commands.options import CacheOption, JsonOption, LimitOption, ThreadsOption, app
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.command_record import told_command
 from densepack_runtime.host.console import print_json, progress_bar, tell
@@ -84,6 +84,7 @@ def bench(
     growth_words: Annotated[str, typer.Option(help="Words in a context.")] = "100,1000,10000,100000",
     growth_threads: Annotated[str, typer.Option(help="Numbers of CPU threads.")] = "1,2",
     threads: ThreadsOption = None,
+    cache: CacheOption = None,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON document here.", show_default=False)] = None,
     json_output: JsonOption = False,
 ) -> None:
@@ -105,7 +106,7 @@ def bench(
         growth=GrowthPlan(numbers(growth_questions), numbers(growth_words), numbers(growth_threads))
         if growth
         else None,
-        options=SessionOptions(threads=threads),
+        options=SessionOptions(threads=threads, cache=cache),
     )
     document = _measure(sides, request, tokenizer)
     if out is not None:

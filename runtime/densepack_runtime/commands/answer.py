@@ -14,6 +14,7 @@ import typer
 from densepack_runtime.commands.options import (
     BackendOption,
     BundleArgument,
+    CacheOption,
     CudaGraphsOption,
     JsonOption,
     PrecisionOption,
@@ -52,6 +53,7 @@ def answer(
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     cuda_graphs: CudaGraphsOption = True,
+    cache: CacheOption = None,
     json_output: JsonOption = False,
 ) -> None:
     """Answer one question, or JSON lines.
@@ -63,7 +65,13 @@ def answer(
         raise typer.BadParameter("give either --question with --context, or --lines")
     mode: Compat | None = "transformers" if compat else None
     with QuestionAnswerer.open(
-        bundle, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs, strict=strict
+        bundle,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        cuda_graphs=cuda_graphs,
+        cache=cache,
+        strict=strict,
     ) as answerer:
         if question is not None:
             found = answerer.answer(question=question, context=_context(context, context_file), compat=mode)

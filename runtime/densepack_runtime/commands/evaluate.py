@@ -11,6 +11,7 @@ import typer
 from densepack_runtime.commands.options import (
     BackendOption,
     BundleArgument,
+    CacheOption,
     CudaGraphsOption,
     JsonOption,
     LimitOption,
@@ -48,6 +49,7 @@ def evaluate(
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     cuda_graphs: CudaGraphsOption = True,
+    cache: CacheOption = None,
     strict: StrictOption = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -57,7 +59,13 @@ def evaluate(
     """
     dataset = load_squad(squad, limit)
     with QuestionAnswerer.open(
-        bundle, backend=backend, precision=precision, threads=threads, cuda_graphs=cuda_graphs, strict=strict
+        bundle,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        cuda_graphs=cuda_graphs,
+        cache=cache,
+        strict=strict,
     ) as answerer:
         answers = answerer.predict_with_null_odds(dataset, progress=True)
     score = score_predictions(dataset, answers.texts)

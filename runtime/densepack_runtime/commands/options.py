@@ -11,6 +11,7 @@ from typer.models import OptionInfo
 
 from densepack_runtime.backends import backend_names
 from densepack_runtime.host.versions import package_versions
+from densepack_runtime.sessions.compile_cache import CACHE_VARIABLE
 from densepack_runtime.sessions.session import ComputePrecision
 
 app = typer.Typer(
@@ -50,6 +51,14 @@ CudaGraphsOption = Annotated[
 ]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Refuse a bundle whose parity check failed or was left out.")
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help=f"Keep what is compiled for this host here; by default the folder of {CACHE_VARIABLE}, or BUNDLE.cache.",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 SquadOption = Annotated[

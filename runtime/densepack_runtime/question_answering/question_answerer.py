@@ -71,6 +71,7 @@ class QuestionAnswerer:
         precision: ComputePrecision | None = None,
         threads: int | None = None,
         cuda_graphs: bool = True,
+        cache: str | Path | None = None,
         rules: SpanRules | None = None,
         pipeline_rules: PipelineRules | None = None,
         truncate_question: bool = False,
@@ -78,13 +79,14 @@ class QuestionAnswerer:
     ) -> Self:
         """Open a bundle; which backend it took and why goes to the logger `densepack`.
 
+        What the backend compiles is kept in `cache`, by default the folder that DENSEPACK_CACHE names, or BUNDLE.cache.
         `strict` refuses a bundle of which nobody has shown that it answers like its checkpoint. Raises BundleError when
         it is damaged, BackendError when nothing here can run it.
         """
         from densepack_runtime.backends import choose_backend, open_choice
         from densepack_runtime.bundle import Bundle
 
-        options = SessionOptions(threads=threads, cuda_graphs=cuda_graphs)
+        options = SessionOptions(threads=threads, cuda_graphs=cuda_graphs, cache=None if cache is None else Path(cache))
         opened = Bundle.open(bundle, strict=strict)
         manifest = opened.manifest
         windower = Windower(opened.tokenizer_json, max_length=manifest.max_length, doc_stride=manifest.doc_stride)

@@ -9,12 +9,16 @@ TensorRT provider builds an engine for a range of shapes at the first run (minut
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from densepack_runtime.errors import BackendError, InputError, require
+from densepack_runtime.host.files import sha256_of
+from densepack_runtime.host.here import Host
+from densepack_runtime.sessions.compile_cache import KeptFolder, digest
 from densepack_runtime.sessions.onnxruntime_session import open_onnxruntime
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Logits, SessionBase
@@ -40,6 +44,7 @@ class OnnxRuntimeGpuSession(SessionBase):
         *,
         provider: str = "cuda",
         options: SessionOptions = DEFAULT,
+        graph_sha256: str | None = None,
     ) -> None:
         self._runtime: Any = require("onnxruntime", "gpu")
         self._path = Path(path)
@@ -47,9 +52,16 @@ class OnnxRuntimeGpuSession(SessionBase):
         self._max_length = options.max_length
         self._graphs = options.cuda_graphs and provider == "cuda"
         told = provider_options(provider, options)
-        if "trt_engine_cache_path" in told:
-            Path(told["trt_engine_cache_path"]).mkdir(parents=True, exist_ok=True)
-        self._session: Any = open_onnxruntime(self._path, provider, provider_options=told)
+        self._kept: KeptFolder | None = None
+        if provider == "tensorrt" and options.cache is not None:
+            name = engines_name(graph_sha256 or sha256_of(self._path), told, self._runtime.__version__)
+            self._kept = KeptFolder(options.cache / "onnxruntime-tensorrt" / name)
+            told |= engine_cache_options(self._kept.open())
+        try:
+            self._session: Any = open_onnxruntime(self._path, provider, provider_options=told)
+        except BaseException:
+            self._close_cache(keep=False)
+            raise
         self._bindings: dict[tuple[int, int], _Binding] = {}
         self._turn = threading.Lock()
 
@@ -74,6 +86,11 @@ class OnnxRuntimeGpuSession(SessionBase):
         with self._turn:
             self._bindings.clear()
             self._session = None
+            self._close_cache(keep=True)
+
+    def _close_cache(self, *, keep: bool) -> None:
+        if self._kept is not None:
+            self._kept.close(keep=keep)
 
     def _run(self, batch: Batch, shape: tuple[int, int]) -> Logits:
         kept = shape in self._bindings or len(self._bindings) < GRAPHS_KEPT
@@ -130,12 +147,30 @@ def provider_options(provider: str, asked: SessionOptions) -> dict[str, str]:
     }
     options = {f"trt_profile_{name}_shapes": text for name, text in shapes.items()}
     options["trt_cuda_graph_enable"] = "0"  # one graph for one shape; here shapes change
-    if asked.cache is not None:
-        engine_cache = asked.cache / f"onnxruntime-{provider}"
-        options |= {
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(engine_cache),
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": str(engine_cache),
-        }
     return options
+
+
+def engine_cache_options(folder: Path | None) -> dict[str, str]:
+    """Options of the TensorRT provider that make it keep its engines in a folder."""
+    if folder is None:
+        return {}
+    return {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(folder),
+    }
+
+
+def engines_name(graph_sha256: str, told: Mapping[str, str], version: str) -> str:
+    """The folder for the engines of one graph; the provider names them after its nodes, not after its weights."""
+    host = Host.here()
+    return digest(
+        {
+            "graph": graph_sha256,
+            "options": dict(told),
+            "onnxruntime": version,
+            "tensorrt": dict(host.tensorrt),
+            "gpu": str(host.gpu),
+        }
+    )

@@ -8,8 +8,7 @@ All three run the float32 graph; INT8 is for products with weights, and what is 
 
 from __future__ import annotations
 
-import hashlib
-import json
+import io
 import os
 import sys
 import threading
@@ -20,9 +19,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from densepack_runtime.errors import BackendError, require
 from densepack_runtime.host.files import sha256_of
 from densepack_runtime.host.machine import processor_features
+from densepack_runtime.sessions.compile_cache import KeptFile, digest
 from densepack_runtime.sessions.openvino_int8 import GROUP_SIZE, multiplies_int8, with_int8_weights
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import (
@@ -47,7 +50,8 @@ class OpenVinoSession(SessionBase):
     """Runs one ONNX file. Thread-safe.
 
     What OpenVINO compiles for this processor is kept in the folder `openvino` of the cache: the next start is faster,
-    and faster still where the caller knows the graph's hash.
+    and faster still where the caller knows the graph's hash. OpenVINO's own cache is not used: it writes in place, so
+    that processes which start together fail, and computes with damaged weights.
     Raises BackendError when the file is missing, damaged or not a graph of densepack, or when the processor does not
     multiply in `precision`; MissingDependencyError without openvino.
     """
@@ -64,7 +68,8 @@ class OpenVinoSession(SessionBase):
             raise BackendError(f"OpenVINO computes in {', '.join(_PRECISIONS)}, not in {precision}")
         self._path = Path(path)
         self._lock = threading.Lock()
-        self._request: Any = _compile(self._path, precision, options, graph_sha256).create_infer_request()
+        compiled, self._weights = _compile(self._path, precision, options, graph_sha256)
+        self._request: Any = compiled.create_infer_request()
 
     def run(self, batch: Batch) -> Logits:
         """Logits of one batch. Raises BackendError when the session is closed or OpenVINO fails."""
@@ -81,7 +86,7 @@ class OpenVinoSession(SessionBase):
     def close(self) -> None:
         """Free the model."""
         with self._lock:
-            self._request = None
+            self._request = self._weights = None
 
 
 @cache
@@ -115,7 +120,10 @@ def _without_module(name: str) -> Iterator[None]:
         del sys.modules[name]
 
 
-def _compile(path: Path, precision: ComputePrecision, asked: SessionOptions, graph_sha256: str | None) -> Any:
+def _compile(
+    path: Path, precision: ComputePrecision, asked: SessionOptions, graph_sha256: str | None
+) -> tuple[Any, NDArray[np.uint8] | None]:
+    """The compiled model, and the memory that it computes from where that came from the cache."""
     openvino: Any = import_openvino()
     if not path.is_file():
         raise BackendError(f"the ONNX file {path} is missing")
@@ -125,9 +133,24 @@ def _compile(path: Path, precision: ComputePrecision, asked: SessionOptions, gra
         name = core.get_property("CPU", "FULL_DEVICE_NAME")
         raise BackendError(f"{name} does not multiply in {precision}: use --precision {' or '.join(able)}")
     options = compile_options(precision, asked.cpu_threads, bfloat16="bf16" in able)
-    if asked.cache is not None:
-        graph, cache = graph_sha256 or sha256_of(path), asked.cache / "openvino"
-        core.set_property({"CACHE_DIR": str(cache_folder(cache, graph, precision, options, openvino.__version__))})
+    if asked.cache is None:
+        return _from_graph(openvino, core, path, precision, options), None
+    name = cache_name(graph_sha256 or sha256_of(path), precision, options, openvino.__version__)
+    kept = KeptFile(asked.cache / "openvino" / name)
+    content = kept.read()
+    if content is not None:
+        try:
+            return core.import_model(openvino.Tensor(content, shared_memory=True), "CPU", options), content
+        except RuntimeError:
+            kept.tell_useless("not what this OpenVINO wrote")
+    compiled = _from_graph(openvino, core, path, precision, options)
+    exported = io.BytesIO()
+    compiled.export_model(exported)
+    kept.write(exported.getbuffer())
+    return compiled, None
+
+
+def _from_graph(openvino: Any, core: Any, path: Path, precision: ComputePrecision, options: Mapping[str, Any]) -> Any:
     try:
         model = core.read_model(str(path))
         _check_tensors(model, path)
@@ -150,14 +173,8 @@ def compile_options(precision: ComputePrecision, threads: int, *, bfloat16: bool
     }
 
 
-def cache_folder(
-    cache: Path, graph_sha256: str, precision: ComputePrecision, options: Mapping[str, Any], version: str
-) -> Path:
-    """The folder in `cache` for one compilation, named after all that decides what comes of it.
-
-    OpenVINO 2026.4.1 names what it compiled after the graph, whatever the precision: a bfloat16 session that found the
-    float32 one took it, and ended the process on processors with AMX.
-    """
+def cache_name(graph_sha256: str, precision: ComputePrecision, options: Mapping[str, Any], version: str) -> str:
+    """The name of one compilation in the cache, after all that decides what comes of it."""
     decides = {
         "graph": graph_sha256,
         "precision": precision,
@@ -166,8 +183,7 @@ def cache_folder(
         "processor": processor_features(),
         "instruction sets": os.environ.get(_INSTRUCTION_SETS, ""),
     }
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-    return cache / f"{precision}-{digest[:16]}"
+    return f"{precision}-{digest(decides)}.blob"
 
 
 def _check_tensors(model: Any, path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from densepack_runtime.errors import BackendError
-from densepack_runtime.host.files import new_file
+from densepack_runtime.sessions.compile_cache import KeptFile
 from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES
 from densepack_runtime.sessions.shapes import Profile
 from densepack_runtime.tensorrt_plans.log import TensorRTLog
@@ -94,7 +94,7 @@ def _profile_faults(engine: trt_types.ICudaEngine, entry: PlanEntry) -> list[str
 
 
 def rtx_config(
-    trt: TensorRTForRTX, engine: rtx_types.ICudaEngine, cache: Path | None, *, cuda_graphs: bool
+    trt: TensorRTForRTX, engine: rtx_types.ICudaEngine, cache: KeptFile | None, *, cuda_graphs: bool
 ) -> rtx_types.IRuntimeConfig:
     """How TensorRT for RTX is to run: whole-graph CUDA graphs, and a cache of the kernels compiled at the first run."""
     config = engine.create_runtime_config()
@@ -103,19 +103,17 @@ def rtx_config(
     if cuda_graphs:
         config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     kernels: rtx_types.IRuntimeCache = config.create_runtime_cache()
-    if cache is not None and cache.is_file() and not kernels.deserialize(cache.read_bytes()):
-        _LOGGER.info("%s is of another GPU or version: kernels are compiled anew", cache)
+    known = None if cache is None else cache.read()
+    if cache is not None and known is not None and not kernels.deserialize(known.tobytes()):
+        cache.tell_useless("of another GPU or version")
     if not config.set_runtime_cache(kernels):
         raise BackendError("TensorRT for RTX refused the runtime cache")
     return config
 
 
-def save_rtx_cache(config: rtx_types.IRuntimeConfig, cache: Path) -> None:
-    """Keep compiled kernels for the next start. What cannot be written is said and costs only that start's time."""
-    try:
-        content = bytes(config.get_runtime_cache().serialize())
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(cache) as temporary:
-            temporary.write_bytes(content)
-    except (OSError, RuntimeError) as error:
-        _LOGGER.warning("the kernels compiled by TensorRT for RTX were not kept in %s: %s", cache, error)
+def save_rtx_cache(config: rtx_types.IRuntimeConfig, cache: KeptFile) -> None:
+    """Keep compiled kernels for the next start; those that are there already are left alone."""
+    content = bytes(config.get_runtime_cache().serialize())
+    known = cache.read()
+    if known is None or known.tobytes() != content:
+        cache.write(content)

@@ -21,6 +21,7 @@ import numpy as np
 
 from densepack_runtime.errors import BackendError, DensepackError, InputError
 from densepack_runtime.host.here import Host
+from densepack_runtime.sessions.compile_cache import KeptFile
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import Batch, Logits, SessionBase
 from densepack_runtime.sessions.shapes import bucket
@@ -62,7 +63,8 @@ class TensorRTSession(SessionBase):
         self.entry = entry
         self._trt = load_tensorrt(entry.flavour)
         self._cuda_graphs = options.cuda_graphs
-        self._runtime_cache = options.cache and options.cache / f"{entry.plan_sha256[:16]}.kernels"
+        name = f"{entry.plan_sha256[:16]}.kernels"
+        self._runtime_cache = KeptFile(options.cache / "tensorrt-rtx" / name) if options.cache else None
         self._most_lanes = max(1, lanes)
         self._lanes: list[Lane] = []
         self._free: list[Lane] = []

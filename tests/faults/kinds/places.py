@@ -27,7 +27,7 @@ class Place:
     """`made` makes of a folder one that cannot take the output; `within` is run in the process of the command."""
 
     name: str
-    made: Callable[[Path], AbstractContextManager[None]] = contextlib.nullcontext
+    made: Callable[[Path], AbstractContextManager[None]] = lambda _: contextlib.nullcontext()
     within: Callable[[], None] | None = None
     for_root: bool = True
 

@@ -13,7 +13,12 @@ from densepack_export.graphs.onnx_export import random_batch
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.sessions import onnxruntime_gpu
-from densepack_runtime.sessions.onnxruntime_gpu import OnnxRuntimeGpuSession, provider_options
+from densepack_runtime.sessions.onnxruntime_gpu import (
+    OnnxRuntimeGpuSession,
+    engine_cache_options,
+    engines_name,
+    provider_options,
+)
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, Logits
@@ -93,7 +98,18 @@ def test_options_of_the_providers(tmp_path: Path) -> None:
     options = provider_options("tensorrt", SessionOptions(max_length=384, cache=tmp_path))
     assert options["trt_profile_min_shapes"] == "input_ids:1x1,attention_mask:1x1,token_type_ids:1x1"
     assert options["trt_profile_max_shapes"] == "input_ids:64x384,attention_mask:64x384,token_type_ids:64x384"
-    assert options["trt_engine_cache_path"] == str(tmp_path / "onnxruntime-tensorrt")
+    assert not any("cache" in name for name in options)
+    assert engine_cache_options(None) == {}
+    assert engine_cache_options(tmp_path)["trt_engine_cache_path"] == str(tmp_path)
+
+
+def test_everything_that_decides_names_the_folder_of_engines() -> None:
+    """ONNX Runtime names an engine after the graph's nodes: two checkpoints of one structure would share it."""
+    told = provider_options("tensorrt", SessionOptions(max_length=384))
+    longer = provider_options("tensorrt", SessionOptions(max_length=512))
+    names = [engines_name("a", told, "1"), engines_name("b", told, "1"), engines_name("a", longer, "1")]
+    assert len({*names, engines_name("a", told, "2")}) == 4
+    assert engines_name("a", told, "1") == names[0]
 
 
 @pytest.mark.gpu

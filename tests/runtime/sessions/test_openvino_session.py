@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes.util
+import gc
 import os
 import subprocess
 import sys
@@ -20,11 +21,12 @@ from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, MissingDependencyError
 from densepack_runtime.host.files import sha256_of
 from densepack_runtime.sessions import openvino_int8
+from densepack_runtime.sessions.compile_cache import KeptFile
 from densepack_runtime.sessions.onnxruntime_session import OnnxRuntimeSession
 from densepack_runtime.sessions.openvino_int8 import quantised
 from densepack_runtime.sessions.openvino_session import (
     OpenVinoSession,
-    cache_folder,
+    cache_name,
     compile_options,
     openvino_precisions,
 )
@@ -118,7 +120,7 @@ def test_a_bundle_gives_the_same_answers(default_bundle: Path, precision: Comput
     )
     low, high = (0, 1e-4) if precision == "fp32" else (1e-3, 1)
     assert low <= difference < high
-    assert list((bundle.folder.with_name("bundle.cache") / "openvino").glob(f"{precision}-*/*"))
+    assert list((bundle.folder.with_name("bundle.cache") / "openvino").glob(f"{precision}-*.blob"))
 
 
 def blobs(cache: Path) -> set[str]:
@@ -135,11 +137,44 @@ def test_what_was_compiled_for_one_precision_is_not_taken_for_another(
         OpenVinoSession(graph, precision=precision, options=SessionOptions(threads=1, cache=tmp_path)).close()
         seen.append(blobs(tmp_path))
     fp32, bf16, int8, again = seen
-    assert len(fp32) == 1
-    assert len(bf16) == 2
-    assert len(int8) == 3
-    assert len({Path(name).parent for name in int8}) == 3
+    assert [len(names) for names in seen] == [1, 2, 3, 3]
+    assert fp32 < bf16 < int8
     assert again == int8, "the second session of a precision takes what the first one left"
+
+
+def test_what_was_kept_computes_the_same_and_is_not_written_again(graph: Path, tmp_path: Path) -> None:
+    batch, options = make_batch(3, 17), SessionOptions(threads=1, cache=tmp_path)
+    with OpenVinoSession(graph, options=options) as cold:
+        wanted = cold.run(batch)
+    [blob] = tmp_path.rglob("*.blob")
+    written = blob.stat().st_mtime_ns
+    with OpenVinoSession(graph, options=options) as warm:
+        gc.collect()  # the memory that the model computes from is the session's own
+        np.testing.assert_array_equal(warm.run(batch).start, wanted.start)
+        np.testing.assert_array_equal(warm.run(batch).end, wanted.end)
+    assert blob.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("harm", [b"", b"foreign", None])
+def test_a_damaged_or_foreign_blob_is_told_about_and_replaced(
+    graph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: bytes | None
+) -> None:
+    """One flipped bit in the weights is nothing that OpenVINO notices: it computes with it."""
+    options, batch = SessionOptions(threads=1, cache=tmp_path), make_batch(2, 5)
+    OpenVinoSession(graph, options=options).close()
+    [blob] = tmp_path.rglob("*.blob")
+    whole = blob.read_bytes()
+    if harm is None:
+        blob.write_bytes(bytes([*whole[:-40], whole[-40] ^ 1, *whole[-39:]]))
+    else:
+        KeptFile(blob).write(harm)  # whole as a file of the cache, and nothing to OpenVINO
+    with OpenVinoSession(graph, options=options) as session:
+        np.testing.assert_array_equal(session.run(batch).start, batch.input_ids + batch.attention_mask)
+    told = "damaged" if harm is None else "not what this OpenVINO wrote"
+    assert [record.getMessage() for record in caplog.records] == [f"{blob} is {told}: compiling anew"]
+    assert len(blob.read_bytes()) == len(whole)
+    OpenVinoSession(graph, options=options).close()
+    assert len(caplog.records) == 1
 
 
 def test_everything_that_decides_names_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +184,7 @@ def test_everything_that_decides_names_the_cache(tmp_path: Path, monkeypatch: py
     fp32, bf16 = (compile_options(precision, 2, bfloat16=True) for precision in ("fp32", "bf16"))
 
     def name(of: Path = graph, precision: Any = "fp32", options: Any = fp32, version: str = "2026.4.1") -> str:
-        return cache_folder(tmp_path, sha256_of(of), precision, options, version).name
+        return cache_name(sha256_of(of), precision, options, version)
 
     names = [
         name(),
