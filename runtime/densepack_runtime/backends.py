@@ -9,7 +9,8 @@ command line are views of the registry:
     register(Backend("mine", ("fp32",), lambda model, options: MySession(model.file, options.threads)))
 
 `auto` is a documented order (a TensorRT plan that fits, ONNX Runtime on the GPU, OpenVINO, ONNX Runtime on the CPU) and
-never a fallback after a failure: a backend that is chosen and then fails is an error.
+never a fallback after a failure: a backend that is chosen and then fails is an error. The precision "fastest" is what
+`densepack prove` has found on this host.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.host.here import Host
 from densepack_runtime.sessions.batching import FEW_LENGTHS, GPU_TOKEN_BUDGET, Batching
 from densepack_runtime.sessions.compile_cache import CACHE_VARIABLE
+from densepack_runtime.sessions.host_record import HostRecord
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import GRAPH_OF, ComputePrecision, Session
 from densepack_runtime.tensorrt_plans.choice import choose_plan, require_plan
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 AUTO = "auto"
+AskedPrecision = Literal[ComputePrecision, "fastest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,13 +235,37 @@ class Choice:
 
 
 def choose_backend(
-    bundle: Bundle, backend: str = AUTO, precision: ComputePrecision | None = None, host: Host | None = None
+    bundle: Bundle,
+    backend: str = AUTO,
+    precision: AskedPrecision | None = None,
+    host: Host | None = None,
+    *,
+    cache: Path | None = None,
 ) -> Choice:
-    """Decide on backend and precision. Raises BackendError for what is unknown, not in the bundle, or does not fit."""
+    """Decide on backend and precision. Raises BackendError for what is unknown, not in the bundle, or does not fit.
+
+    "fastest" is the fastest of what this host has proven (its record is in `cache`, by default that of the bundle), and
+    without such a record what is taken otherwise, with a reason that says how to come to one.
+    """
     host = host or Host.here()
+    if backend != AUTO:
+        known_backend(backend)
+    if precision == "fastest":
+        return _fastest(bundle, backend, host, cache or cache_of(bundle))
     if backend == AUTO:
         return _best(bundle, precision, host)
     return _asked(bundle, known_backend(backend), precision, "asked for", host)
+
+
+def _fastest(bundle: Bundle, backend: str, host: Host, cache: Path) -> Choice:
+    record = HostRecord.load(cache, bundle.sha256, host)
+    proof = record.fastest(lambda proof: backend in (AUTO, proof.backend)) if record else None
+    if proof is None:
+        choice = choose_backend(bundle, backend, None, host)
+        advice = f"densepack prove {bundle.folder} finds out what is fastest on this host"
+        return replace(choice, reason=f"{choice.reason}; {advice}")
+    reason = f"the fastest of what is proven here ({proof.told_times})"
+    return _asked(bundle, known_backend(proof.backend), proof.precision, reason, host)
 
 
 def open_choice(bundle: Bundle, choice: Choice, options: SessionOptions = DEFAULT) -> Session:

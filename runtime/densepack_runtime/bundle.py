@@ -226,6 +226,13 @@ class Bundle:
             warnings.warn(f"the bundle {folder} {reason}", kind, stacklevel=2)
         return cls(folder=folder, manifest=manifest)
 
+    @property
+    def sha256(self) -> str:
+        """A digest of what decides how it runs: every file but the verdict and the page, and what the build closed."""
+        told = (PARITY_NAME, REPORT_NAME)
+        files = {name: entry.sha256 for name, entry in self.manifest.files.items() if name not in told}
+        return _checksum({"files": files, "closed": data_from_record(self.manifest.closed)})
+
     def path(self, name: str) -> Path:
         """The path of a file of the bundle. Raises BundleError when the manifest does not list it."""
         if name not in self.manifest.files:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from densepack_runtime.backends import BACKENDS, choose_backend
+from densepack_runtime.backends import BACKENDS, cache_of, choose_backend
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.commands.options import (
     JsonOption,
@@ -18,6 +18,7 @@ from densepack_runtime.errors import BackendError
 from densepack_runtime.host.console import print_json, print_table
 from densepack_runtime.host.flavours import FLAVOURS
 from densepack_runtime.host.here import Host
+from densepack_runtime.sessions.host_record import HostRecord
 from densepack_runtime.tensorrt_plans.choice import misfit
 
 
@@ -60,6 +61,13 @@ def _bundle_facts(bundle: Bundle, host: Host) -> dict[str, Any]:
         facts["would open"] = str(choose_backend(bundle, host=host))
     except BackendError as error:
         facts["would open"] = f"nothing: {error}"
+    record = HostRecord.load(cache_of(bundle), bundle.sha256, host)
+    for proof in record.proofs if record else ():
+        facts[f"proven: {proof.backend} {proof.precision}"] = "; ".join(proof.findings) or proof.told_times
+    fastest = record.fastest() if record else None
+    facts["fastest"] = (
+        f"{fastest.backend} {fastest.precision}" if fastest else f"unknown: densepack prove {bundle.folder}"
+    )
     return facts
 
 

@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 from typer.models import OptionInfo
 
-from densepack_runtime.backends import backend_names
+from densepack_runtime.backends import AskedPrecision, backend_names
 from densepack_runtime.host.versions import package_versions
 from densepack_runtime.sessions.compile_cache import CACHE_VARIABLE
-from densepack_runtime.sessions.session import ComputePrecision
 
 app = typer.Typer(
     name="densepack",
@@ -40,8 +39,11 @@ class _BackendOption(OptionInfo):
 
 BackendOption = Annotated[str, _BackendOption(default=...)]
 PrecisionOption = Annotated[
-    ComputePrecision | None,
-    typer.Option(help="By default what the backend does best; bf16 and int8 are OpenVINO's.", show_default=False),
+    AskedPrecision | None,
+    typer.Option(
+        help="By default what the backend does best; bf16 and int8 are OpenVINO's; fastest: what `prove` found here.",
+        show_default=False,
+    ),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads; by default the physical cores.", show_default=False)

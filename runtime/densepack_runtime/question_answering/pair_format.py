@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.errors import InputError, joined
+from densepack_runtime.structure import SIZES
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -59,6 +60,9 @@ def load_tokenizer(tokenizer_json: str) -> Tokenizer:
 
 def _continuations(tokenizer: Tokenizer) -> NDArray[np.bool_]:
     vocabulary = tokenizer.get_vocab()
-    table = np.zeros(max(vocabulary.values()) + 1, dtype=np.bool_)
+    highest = max(vocabulary.values())
+    if highest >= SIZES["vocab_size"][1]:
+        raise InputError(f"the tokenizer has ids up to {highest:,}, and no model has so many words")
+    table = np.zeros(highest + 1, dtype=np.bool_)
     table[[identity for token, identity in vocabulary.items() if token.startswith("##") and len(token) > 2]] = True
     return table

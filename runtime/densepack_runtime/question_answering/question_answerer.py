@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, overload
+from typing import TYPE_CHECKING, Literal, Self, overload
 
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import progress_bar
@@ -23,7 +23,10 @@ from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.batching import Batching
 from densepack_runtime.sessions.options import SessionOptions
-from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, Session
+from densepack_runtime.sessions.session import Batch, Logits, Session
+
+if TYPE_CHECKING:
+    from densepack_runtime.backends import AskedPrecision
 
 Compat = Literal["transformers"]
 _LOGGER = logging.getLogger("densepack")
@@ -68,7 +71,7 @@ class QuestionAnswerer:
         bundle: str | Path,
         *,
         backend: str = "auto",
-        precision: ComputePrecision | None = None,
+        precision: AskedPrecision | None = None,
         threads: int | None = None,
         cuda_graphs: bool = True,
         cache: str | Path | None = None,
@@ -79,6 +82,7 @@ class QuestionAnswerer:
     ) -> Self:
         """Open a bundle; which backend it took and why goes to the logger `densepack`.
 
+        The precision "fastest" is the fastest of what `densepack prove` found here, without it what "auto" takes.
         What the backend compiles is kept in `cache`, by default the folder that DENSEPACK_CACHE names, or BUNDLE.cache.
         `strict` refuses a bundle of which nobody has shown that it answers like its checkpoint. Raises BundleError when
         it is damaged, BackendError when nothing here can run it.
@@ -90,7 +94,7 @@ class QuestionAnswerer:
         opened = Bundle.open(bundle, strict=strict)
         manifest = opened.manifest
         windower = Windower(opened.tokenizer_json, max_length=manifest.max_length, doc_stride=manifest.doc_stride)
-        choice = choose_backend(opened, backend, precision)
+        choice = choose_backend(opened, backend, precision, cache=options.cache)
         _LOGGER.info("backend %s", choice)
         return cls(
             open_choice(opened, choice, options),

@@ -50,6 +50,10 @@ class Proof:
         return not self.findings
 
     @property
+    def told_times(self) -> str:
+        return ", ".join(f"{shape} {time:.3g} ms" for shape, time in self.milliseconds.items())
+
+    @property
     def derived(self) -> dict[str, bool]:
         return {"passed": self.passed}
 

@@ -462,7 +462,7 @@ def test_opening_a_bundle(
         )
         return FakeSession()
 
-    monkeypatch.setattr(bundle_module.Bundle, "open", lambda folder: opened)
+    monkeypatch.setattr(bundle_module.Bundle, "open", lambda folder, strict: opened)
     monkeypatch.setattr(backends, "choose_backend", choose)
     monkeypatch.setattr(backends, "open_choice", open_choice)
     options: dict[str, Any] = {"backend": backend, "precision": precision, "threads": 2, "cuda_graphs": False}

@@ -288,3 +288,11 @@ def test_word_continuations(windower: Windower) -> None:
     assert not continues[0]
     assert continues[1]
     assert not continues[-3:].any()  # "#", "#", "x" in the text are words of their own
+
+
+def test_a_tokenizer_with_an_id_that_no_model_has(default_tokenizer_json: str) -> None:
+    """A table by id would take 4 GiB."""
+    stored = json.loads(default_tokenizer_json)
+    stored["model"]["vocab"]["[unused1]"] = 2**32 - 1
+    with pytest.raises(InputError, match="ids up to 4,294,967,295, and no model has so many words"):
+        Windower(json.dumps(stored))
