@@ -82,12 +82,12 @@ def test_a_default_that_is_wrong_here_is_exit_1(
 ) -> None:
     default = choose_backend(Bundle.open(bundle))
     other = Proof("onnxruntime", "fp16", milliseconds={"1x32": 1.0, "8x32": 2.0})
-    wrong = Proof(default.backend, default.precision, ("cold start: some logits are not finite",))
+    wrong = Proof(default.backend, default.precision, ("cold start: NaN",))
     monkeypatch.setattr("densepack_runtime.commands.prove.prove", lambda *_, **__: (wrong, other))
     done = densepack("prove", bundle)
     assert done.code == 1
     assert done.error_lines == [
-        f"error: {default.backend} fp32, which is taken here by default, is wrong: cold start: some logits are not finite"
+        f"error: {default.backend} fp32, which is taken here by default, is wrong: cold start: NaN"
     ]
     assert "onnxruntime fp16" in done.out
     taken = choose_backend(Bundle.open(bundle), precision="fastest")
