@@ -24,6 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
 PEERS = REPOSITORY / "tests" / "peers"
 RESULTS = PEERS / "results"
+FAULTS = REPOSITORY / "tests" / "faults" / "results.json"
 
 
 def result(name: str) -> dict[str, Any]:
@@ -127,6 +128,16 @@ def tried() -> str:
     return table(("tried", "found", "kept"), rows)
 
 
+def faults() -> str:
+    """How every kind of fault ended."""
+    document = json.loads(FAULTS.read_text(encoding="utf-8"))
+    rows = []
+    for kind, counts in sorted(document.items()):
+        endings = "; ".join(f"{count:,} {ending}" for ending, count in sorted(counts.items(), key=lambda of: -of[1]))
+        rows.append((kind, f"{sum(counts.values()):,}", endings))
+    return table(("kind", "tries", "how they ended"), rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "measured": measured,
     "peers": peers,
@@ -138,6 +149,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "kernels": kernels,
     "growth": growth,
     "tried": tried,
+    "faults": faults,
 }
 PICTURES: dict[str, Callable[[], str]] = {"growth.svg": growth_curves}
 

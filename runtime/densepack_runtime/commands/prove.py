@@ -8,7 +8,7 @@ from pathlib import Path
 from densepack_runtime.backends import cache_of, choose_backend
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.commands.options import BundleArgument, CacheOption, JsonOption, app
-from densepack_runtime.errors import ParityError
+from densepack_runtime.errors import BackendError, ParityError
 from densepack_runtime.host.console import print_json, print_table, progress_bar, tell
 from densepack_runtime.host.here import Host
 from densepack_runtime.host.records import data_from_record
@@ -24,6 +24,8 @@ def prove_here(bundle: BundleArgument, cache: CacheOption = None, json_output: J
     """
     opened, host = Bundle.open(bundle), Host.here()
     choices = contenders(opened, host)
+    if not choices:
+        raise BackendError(f"nothing that is installed here runs {bundle}: pip install 'densepack[cpu]' or [openvino]")
     default = choose_backend(opened, host=host)
     with progress_bar("proving", total=len(choices) + ROUNDS * len(shapes_of(opened))) as advance:
         proofs = prove(opened, choices, told=lambda text: advance(1, text))
@@ -38,9 +40,9 @@ def prove_here(bundle: BundleArgument, cache: CacheOption = None, json_output: J
     for proof in proofs:
         for finding in proof.findings:
             tell(f"{_name(proof)}: {finding}")
-    taken = next(proof for proof in proofs if (proof.backend, proof.precision) == (default.backend, default.precision))
-    if not taken.passed:
-        raise ParityError(f"{_name(taken)}, which is taken here by default, is wrong: {'; '.join(taken.findings)}")
+    for proof in proofs:
+        if (proof.backend, proof.precision) == (default.backend, default.precision) and not proof.passed:
+            raise ParityError(f"{_name(proof)}, which is taken here by default, is wrong: {'; '.join(proof.findings)}")
 
 
 def _keep(record: HostRecord, bundle: Bundle, cache: Path | None) -> None:

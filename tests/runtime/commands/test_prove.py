@@ -99,3 +99,12 @@ def test_a_place_that_cannot_be_written_is_told(densepack: CommandLine, bundle: 
     done = densepack("prove", bundle, "--cache", tmp_path / "file", "--json")
     assert done.code == 0
     assert "the record is not kept" in done.err
+
+
+def test_a_host_that_has_no_backend_is_told_what_to_install(
+    densepack: CommandLine, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("densepack_runtime.commands.prove.contenders", lambda *_: [])
+    assert densepack("prove", bundle).error_lines == [
+        f"error: nothing that is installed here runs {bundle}: pip install 'densepack[cpu]' or [openvino]"
+    ]
