@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from densepack_runtime.errors import InputError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+MOST_TOKENS = 1 << 24  # no vocabulary comes near; an array of as many flags is 16 MiB
 SPECIAL_TOKENS = 3  # [CLS] question [SEP] context [SEP]
 
 
@@ -31,7 +34,8 @@ class PairFormat:
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> PairFormat:
         """Read off an encoded empty pair. Raises InputError when the tokenizer is not one of BERT's."""
-        empty = tokenizer.encode("", "")
+        with tokenizer_errors("the tokenizer cannot be used"):
+            empty = tokenizer.encode("", "")
         if len(empty.ids) != SPECIAL_TOKENS or empty.ids[1] != empty.ids[2] or empty.type_ids != [0, 0, 1]:
             raise InputError(
                 f"the tokenizer is not one of BERT's: an empty pair gives ids {empty.ids} with types "
@@ -40,14 +44,23 @@ class PairFormat:
         return cls(empty.ids[0], empty.ids[1], tokenizer.token_to_id("[PAD]") or 0, _continuations(tokenizer))
 
 
+@contextmanager
+def tokenizer_errors(what: str) -> Iterator[None]:
+    """What the tokenizers library raises (bare Exception, and where it panics, not even that) becomes InputError."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{what}: {error}") from error
+
+
 def load_tokenizer(tokenizer_json: str) -> Tokenizer:
     """The tokenizer without its own truncation and padding. Raises InputError when it cannot be read."""
     from tokenizers import Tokenizer
 
-    try:
+    with tokenizer_errors("the tokenizer file cannot be read"):
         tokenizer = Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # the library raises bare Exception for a file it cannot read
-        raise InputError(f"the tokenizer file cannot be read: {error}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -55,6 +68,9 @@ def load_tokenizer(tokenizer_json: str) -> Tokenizer:
 
 def _continuations(tokenizer: Tokenizer) -> NDArray[np.bool_]:
     vocabulary = tokenizer.get_vocab()
-    table = np.zeros(max(vocabulary.values()) + 1, dtype=np.bool_)
+    largest = max(vocabulary.values(), default=0)
+    if largest >= MOST_TOKENS:
+        raise InputError(f"the tokenizer has a token of the id {largest}; less than {MOST_TOKENS} is what a model has")
+    table = np.zeros(largest + 1, dtype=np.bool_)
     table[[identity for token, identity in vocabulary.items() if token.startswith("##") and len(token) > 2]] = True
     return table
