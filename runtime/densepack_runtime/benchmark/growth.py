@@ -25,7 +25,7 @@ from densepack_runtime.host.allocator import release_freed_memory
 from densepack_runtime.host.cores import usable_cores
 from densepack_runtime.host.fresh_process import in_fresh_process
 from densepack_runtime.host.machine import forget_peak, peak_resident_mib, resident_mib
-from densepack_runtime.question_answering.pools import Pair
+from densepack_runtime.question_answering.pairs import Pair
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.sessions.batching import Batching
 from densepack_runtime.sessions.metered_session import Meter, MeteredSession

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from io import FileIO
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,7 @@ from densepack_runtime.commands.options import (
 )
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import print_json, tell
-from densepack_runtime.question_answering.json_lines import answer_lines, open_lines
+from densepack_runtime.question_answering.json_lines import answer_lines, lines_of
 from densepack_runtime.question_answering.question_answerer import Compat, QuestionAnswerer
 
 
@@ -35,7 +36,13 @@ def answer(
         str | None, typer.Option("--context", "-c", help="The text to answer it from.", show_default=False)
     ] = None,
     context_file: Annotated[
-        Path | None, typer.Option(help="Read the context from a UTF-8 file.", dir_okay=False, show_default=False)
+        Path | None,
+        typer.Option(
+            help="Read the context from a UTF-8 file or - (stdin); every character of it counts, those of line ends "
+            "too, only a BOM does not.",
+            dir_okay=False,
+            show_default=False,
+        ),
     ] = None,
     lines: Annotated[
         str | None,
@@ -45,6 +52,14 @@ def answer(
             show_default=False,
         ),
     ] = None,
+    flush_ms: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="With --lines: answer what has come when no further line is ready within so many milliseconds; a "
+            "program that writes to a pipe can wait for its answers.",
+        ),
+    ] = 50,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first bad line, and refuse a bundle that is not proven.")
     ] = False,
@@ -57,6 +72,8 @@ def answer(
     json_output: JsonOption = False,
 ) -> None:
     """Answer one question, or JSON lines.
+
+    A bad line becomes an object with its `error` and the rest goes on; exit 1 where no line could be answered.
 
     Example: densepack answer bundle -q "Who is Frederic Chopin?" -c "Frédéric Chopin was a Polish composer."
     """
@@ -81,7 +98,8 @@ def answer(
                 sys.stdout.write(f"{found.text}\n")
                 tell(f"characters {found.start} to {found.end}, score {found.score:.3f}")
         else:
-            with open_lines(str(lines)) as source:
+            with _open_input(str(lines), "lines") as file:
+                source = lines_of(file, flush_ms / 1000)
                 answer_lines(answerer, source, sys.stdout, tell, strict=strict, compat=mode)
 
 
@@ -90,7 +108,20 @@ def _context(context: str | None, context_file: Path | None) -> str:
         raise typer.BadParameter("give the context with either --context or --context-file")
     if context is not None:
         return context
+    with _open_input(str(context_file), "context") as file:
+        try:
+            return file.readall().decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the context cannot be read from {context_file}: {error}") from error
+
+
+def _open_input(name: str, what: str) -> FileIO:
+    """The bytes of a file, or of stdin for -. Raises InputError when there are none to read."""
     try:
-        return Path(str(context_file)).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the context file cannot be read: {error}") from error
+        if name != "-":
+            return FileIO(name)
+        if sys.stdin is None:  # Python found it closed
+            raise InputError(f"the {what} cannot be read from stdin: it is closed")
+        return FileIO(sys.stdin.fileno(), closefd=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the {what} cannot be read: {error}") from error

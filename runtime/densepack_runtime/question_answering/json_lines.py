@@ -1,61 +1,128 @@
-"""Questions as JSON lines: in, answered, and out in the same order."""
+"""Questions as JSON lines: in, answered, and out in the same order. Each line stands alone, whatever it holds.
+
+    with open("questions.jsonl", "rb", buffering=0) as file:
+        answer_lines(answerer, lines_of(file, pause_s=0.05), sys.stdout, tell)
+
+JSON is what RFC 8259 says, in and out: no NaN, and a lone surrogate, which UTF-8 cannot carry, leaves as its escape.
+"""
 
 from __future__ import annotations
 
+import codecs
 import json
+import select
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TextIO
+from io import FileIO
+from typing import Any, NoReturn, TextIO
 
 from densepack_runtime.errors import InputError
+from densepack_runtime.question_answering.pairs import PAUSE, Pair, Pause, shown
 from densepack_runtime.question_answering.question_answerer import Compat, QuestionAnswerer
 
+_BLOCK_BYTES = 1 << 16
 
-def open_lines(name: str) -> TextIO:
-    """A file of lines, or - for stdin. Raises InputError when it cannot be read."""
-    if name == "-":
-        return sys.stdin
-    try:
-        return Path(name).open(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise InputError(f"the lines cannot be read: {error}") from error
+
+def lines_of(file: FileIO, pause_s: float) -> Iterator[bytes | Pause]:
+    """The lines of a file or a pipe, and a PAUSE where for so many seconds nothing more came."""
+    parts: list[bytes] = []  # of a line that has not ended yet
+    for block in _blocks(file, pause_s):
+        if isinstance(block, Pause):
+            yield block
+            continue
+        *ends, rest = block.split(b"\n")
+        for end in ends:
+            yield b"".join([*parts, end])
+            parts.clear()
+        parts.append(rest)
+    if any(parts):
+        yield b"".join(parts)
+
+
+def _blocks(file: FileIO, pause_s: float) -> Iterator[bytes | Pause]:
+    while True:
+        if not _can_read(file, pause_s):
+            yield PAUSE
+            _can_read(file, None)
+        block = file.read(_BLOCK_BYTES)
+        if block == b"":
+            return
+        if block is not None:  # somebody else has read what there was
+            yield block
+
+
+def _can_read(file: FileIO, seconds: float | None) -> bool:
+    """Wait until there is something to read, the end included. Windows waits for sockets alone: there, never."""
+    return sys.platform == "win32" or bool(select.select([file], [], [], seconds)[0])
 
 
 @dataclass
 class _LineReader:
     """Parses JSON lines; bad ones become InputError values that keep their place in the order."""
 
-    source: Iterable[str]
-    places: deque[tuple[int, Any]] = field(default_factory=deque)  # line number and id of what is under way
+    source: Iterable[bytes | Pause]
+    heads: deque[dict[str, Any]] = field(default_factory=deque)  # number and id of the lines under way
 
-    def __iter__(self) -> Iterator[tuple[str, str] | InputError]:
-        for number, line in enumerate(self.source, start=1):
-            if not line.strip():
+    def __iter__(self) -> Iterator[Pair | InputError | Pause]:
+        number = 0
+        for line in self.source:
+            if isinstance(line, Pause):
+                yield line
                 continue
-            parsed = _parse_line(line)
-            self.places.append((number, parsed.get("id") if isinstance(parsed, dict) else None))
-            yield parsed if isinstance(parsed, InputError) else (parsed["question"], parsed["context"])
+            number += 1
+            text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if not text.strip():
+                continue
+            head, asked = _parse_line(text)
+            self.heads.append({"line": number, **head})
+            yield asked
 
 
-def _parse_line(line: str) -> dict[str, Any] | InputError:
+def _parse_line(line: bytes) -> tuple[dict[str, Any], Pair | InputError]:
+    """The id of a line, where it has one that can be given back, and its pair or what is wrong with it."""
     try:
-        data = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        return InputError(f"not JSON: {error}")
+        data = json.loads(line.decode("utf-8", "surrogateescape"), parse_int=_integer, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        return {}, InputError(f"not JSON: {error}")
     if not isinstance(data, dict):
-        return InputError(f"a JSON object is needed, this is {type(data).__name__}")
+        return {}, InputError(f"a JSON object is needed, this is {type(data).__name__}")
+    head = {"id": data["id"]} if data.get("id") is not None else {}
+    try:
+        strict_json(head)
+    except (ValueError, RecursionError):
+        return {}, InputError('the "id" cannot be given back: it has numbers beyond 1.8e308, or is nested too deeply')
     for name in ("question", "context"):
         if not isinstance(data.get(name), str):
-            return InputError(f'"{name}" must be a string, it is {data.get(name)!r}')
-    return data
+            return head, InputError(f'"{name}" must be a string, it is {shown(data.get(name))}')
+    return head, (data["question"], data["context"])
+
+
+def _integer(digits: str) -> float:
+    try:
+        return int(digits)
+    except ValueError:  # more digits than Python converts: beyond every float, too
+        return float(digits)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is none of its numbers")
+
+
+def strict_json(document: Any) -> str:
+    """One line of JSON, with text as it reads. Raises ValueError for a number that JSON does not have."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document, allow_nan=False)
+    return text
 
 
 def answer_lines(
     answerer: QuestionAnswerer,
-    source: Iterable[str],
+    source: Iterable[bytes | Pause],
     out: TextIO,
     tell: Callable[[str], None],
     *,
@@ -64,21 +131,25 @@ def answer_lines(
 ) -> None:
     """Answer every line of `source` with a line of `out`, in order; `tell` hears of bad lines and how many there were.
 
-    A bad line becomes an object with its `error`; with `strict` it raises InputError.
+    A bad line becomes an object with its `error`; with `strict` it raises InputError. So do lines of which none could
+    be answered, once all are out.
     """
     reader = _LineReader(source)
     good = bad = 0
     for found in answerer.answer_many(reader, compat=compat, on_error="yield"):
-        number, identity = reader.places.popleft()
-        head = {"line": number} if identity is None else {"line": number, "id": identity}
+        head = reader.heads.popleft()
         if isinstance(found, InputError):
+            told = f"line {head['line']}: {found}"
             if strict:
-                raise InputError(f"line {number}: {found}")
+                raise InputError(told)
             bad += 1
-            tell(f"line {number}: {found}")
+            tell(told)
             body: dict[str, Any] = {"error": str(found)}
         else:
             good += 1
             body = found.as_dict()
-        out.write(json.dumps({**head, **body}, ensure_ascii=False) + "\n")
+        out.write(strict_json({**head, **body}) + "\n")
+        out.flush()
     tell(f"{good} answered, {bad} bad lines")
+    if bad and not good:
+        raise InputError(f"no line could be answered, of {bad}")

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +35,8 @@ class PairFormat:
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> PairFormat:
         """Read off an encoded empty pair. Raises InputError when the tokenizer is not one of BERT's."""
-        empty = tokenizer.encode("", "")
+        with tokenizer_errors("the tokenizer cannot be used"):
+            empty = tokenizer.encode("", "")
         if len(empty.ids) != SPECIAL_TOKENS or empty.ids[1] != empty.ids[2] or empty.type_ids != [0, 0, 1]:
             raise InputError(
                 f"the tokenizer is not one of BERT's: an empty pair gives ids {empty.ids} with types "
@@ -42,19 +45,26 @@ class PairFormat:
         return cls(empty.ids[0], empty.ids[1], tokenizer.token_to_id("[PAD]") or 0, _continuations(tokenizer))
 
 
+@contextmanager
+def tokenizer_errors(what: str) -> Iterator[None]:
+    """What the tokenizers library raises (bare Exception, and where it panics, not even that) becomes InputError."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InputError(f"{what}: {joined([str(error)])}") from error
+
+
 def load_tokenizer(tokenizer_json: str) -> Tokenizer:
     """The tokenizer without its own truncation and padding. Raises InputError when it cannot be read or used."""
     from tokenizers import Tokenizer
 
-    try:
+    with tokenizer_errors("the tokenizer file cannot be read"):
         tokenizer = Tokenizer.from_str(tokenizer_json)
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode("", _UNKNOWN)  # special tokens that are missing show only when they are needed
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # bare Exception for a file it cannot read; a panic is not even an Exception
-        raise InputError(f"the tokenizer file cannot be read: {joined([str(error)])}") from error
     return tokenizer
 
 

@@ -23,6 +23,7 @@ from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.question_answering.answers import Answer, ContinuesWord, Ranker
 from densepack_runtime.sessions.session import Batch, Logits, Window
 
+_NOT_FINITE = "the model gave no finite logits for this question (densepack parity shows where)"
 WindowLogits = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
@@ -79,7 +80,7 @@ def pipeline_answers(
 
     `logits` holds start and end float32 [S] of every window, unpadded; `continues_word` says of token ids which of them
     continue the word before them (`Windower.continues_word`). With `handle_impossible_answer`, the empty answer is
-    among them with the smallest null probability of any window. Raises BackendError when no logit is finite.
+    among them with the smallest null probability of any window. Raises BackendError for logits that are not finite.
     """
     rules = rules or PipelineRules()
     found: dict[str, Answer] = {}
@@ -95,7 +96,7 @@ def pipeline_answers(
     if rules.handle_impossible_answer:
         answers.append(Answer("", 0, 0, null_score))
     if not answers:
-        raise BackendError("the model gave no finite logits for this question (densepack parity shows where)")
+        raise BackendError(_NOT_FINITE)
     return sorted(answers, key=lambda answer: answer.score, reverse=True)[: rules.top_k]
 
 
@@ -104,6 +105,8 @@ def _probabilities(logits: NDArray[np.float32], window: Window) -> tuple[NDArray
     context = logits[window.context_start : window.length - 1]
     weights = np.exp(np.concatenate([logits[:1], context]) - max(logits[0], context.max()))
     weights /= weights.sum()
+    if not np.isfinite(weights).all():
+        raise BackendError(_NOT_FINITE)
     return weights[1:], float(weights[0])
 
 

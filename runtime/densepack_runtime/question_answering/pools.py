@@ -14,14 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 
-from densepack_runtime.errors import InputError
+import numpy as np
+
+from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.question_answering.ahead import Ahead
 from densepack_runtime.question_answering.answers import Answer, Rules
+from densepack_runtime.question_answering.pairs import PAUSE, Given, Pair, Pause, checked_pairs
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.batching import Batching, length_sorted_batches
 from densepack_runtime.sessions.session import Batch, Logits, Session, Window
 
-Pair = tuple[str, str]
 # Questions that are sorted by length and run together, and the windows that end a pool early when contexts are long:
 # what bounds the memory of a stream. While one pool is computed, the next one is tokenised: the stream is read at most
 # 2 * POOL_QUESTIONS + PAIRS_AT_ONCE questions ahead.
@@ -33,7 +35,7 @@ POOL_WINDOWS = 4096
 class Pool:
     """Questions that are answered together: contexts, and windows or what is wrong with the question.
 
-    `first` is the number of the pool's first question in the stream; windows carry the number of theirs.
+    `first` is the number of the pool's first question since the last pause; windows carry the number of theirs.
     """
 
     first: int
@@ -56,14 +58,27 @@ class Pool:
                 yield from result
 
 
-def pools_of(
-    pairs: Iterable[Pair | InputError], windower: Windower, *, truncate_question: bool = False
+def pools_of(pairs: Iterable[Given], windower: Windower, *, truncate_question: bool = False) -> Iterator[Pool | None]:
+    """The questions with their windows, in input order. A pair that cannot be used is an InputError in its place.
+
+    None follows where nothing more comes for now: at a pause, at the end, and before what the producer raises.
+    """
+    source = checked_pairs(pairs)
+    for given in source:
+        if given is not PAUSE:
+            yield from _pools_until_pause(chain([given], source), windower, truncate_question=truncate_question)
+            yield None
+
+
+def _pools_until_pause(
+    source: Iterable[Pair | InputError | Pause], windower: Windower, *, truncate_question: bool
 ) -> Iterator[Pool]:
-    """The questions with their windows, in input order. A pair that cannot be used is an InputError in its place."""
     read: deque[Pair | InputError] = deque()  # what the windower has taken and not given back yet
 
     def remembered() -> Iterator[Pair | InputError]:
-        for pair in pairs:
+        for pair in source:
+            if pair is PAUSE:
+                return
             read.append(pair)
             yield pair
 
@@ -78,9 +93,12 @@ def pools_of(
 
 
 def run_pool(
-    pool: Pool, session: Session, batching: Batching | None = None, pad_id: int = 0
+    pool: Pool, session: Session, batching: Batching | None = None, pad_id: int = 0, *, backend: str | None = None
 ) -> Iterator[tuple[Batch, Logits]]:
-    """All windows of a pool in batches of similar length, with their logits."""
+    """All windows of a pool in batches of similar length, with their logits.
+
+    Raises BackendError, which names `backend` (by default the session's class), for logits that are no numbers.
+    """
     batching = batching or Batching()
     under_way: deque[Batch] = deque()
 
@@ -96,7 +114,20 @@ def run_pool(
             yield batch
 
     for logits in session.run_many(batches()):
-        yield under_way.popleft(), logits
+        batch = under_way.popleft()
+        _refuse_non_finite(batch, logits, backend or type(session).__name__)
+        yield batch, logits
+
+
+def _refuse_non_finite(batch: Batch, logits: Logits, backend: str) -> None:
+    real = batch.attention_mask != 0  # padding has no meaning
+    bad = np.count_nonzero(real & ~(np.isfinite(logits.start) & np.isfinite(logits.end)))
+    if bad:
+        rows, length = batch.shape
+        raise BackendError(
+            f"{backend} gave no finite logits for {bad} of {np.count_nonzero(real)} tokens in a batch of "
+            f"{rows}x{length}: the weights are damaged, or the precision overflows (densepack parity shows where)"
+        )
 
 
 def ranked(
@@ -111,16 +142,22 @@ def ranked(
 
 
 def answer_stream(
-    pools: Iterable[Pool], run: Callable[[Pool], Iterator[tuple[Batch, Logits]]], rules: Rules, windower: Windower
+    pools: Iterable[Pool | None],
+    run: Callable[[Pool], Iterator[tuple[Batch, Logits]]],
+    rules: Rules,
+    windower: Windower,
 ) -> Iterator[list[Answer] | InputError]:
-    """`ranked` for one pool after another. A thread calls `run`; this one makes the next pool and ranks meanwhile."""
+    """`ranked` for one pool after another. A thread calls `run`; this one makes the next pool and ranks meanwhile.
+
+    At None in place of a pool, all before it is answered before the next one is asked for.
+    """
     under_way: deque[tuple[Pool, Ahead[tuple[Batch, Logits]]]] = deque()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="densepack-model") as worker:
         try:
-            for pool in chain(pools, [None]):
+            for pool in pools:
                 if pool is not None:
                     under_way.append((pool, Ahead(worker, run(pool))))
-                if len(under_way) > 1 or (under_way and pool is None):
+                while len(under_way) > (0 if pool is None else 1):
                     yield from ranked(*under_way[0], rules, windower)
                     under_way.popleft()
         finally:  # an error, or nobody wants the rest

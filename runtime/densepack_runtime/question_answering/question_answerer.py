@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Literal, Self, overload
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import progress_bar
 from densepack_runtime.question_answering.answers import Answer, Rules, SpanRules, null_odds
+from densepack_runtime.question_answering.pairs import Given
 from densepack_runtime.question_answering.pipeline_compat import PipelineRules
-from densepack_runtime.question_answering.pools import Pair, Pool, answer_stream, pools_of, ranked, run_pool
+from densepack_runtime.question_answering.pools import Pool, answer_stream, pools_of, ranked, run_pool
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.batching import Batching
@@ -44,7 +45,8 @@ class QuestionAnswerer:
     """Answers questions with a session and the windower that belongs to its model.
 
     `rules` decide on spans; with `compat="transformers"`, `pipeline_rules` do, as the transformers 4 pipeline did.
-    `batching` says how large batches are. An over-long question is an error unless `truncate_question`.
+    `batching` says how large batches are. An over-long question is an error unless `truncate_question`. Errors name
+    `backend`, by default the session's class.
     Safe to share between threads when its session is (ONNX Runtime's is).
     """
 
@@ -57,6 +59,7 @@ class QuestionAnswerer:
         pipeline_rules: PipelineRules | None = None,
         batching: Batching | None = None,
         truncate_question: bool = False,
+        backend: str | None = None,
     ) -> None:
         self.session = session
         self.windower = windower
@@ -64,6 +67,7 @@ class QuestionAnswerer:
         self.pipeline_rules = pipeline_rules or PipelineRules()
         self.batching = batching or Batching()
         self.truncate_question = truncate_question
+        self.backend = backend
 
     @classmethod
     def open(
@@ -103,6 +107,7 @@ class QuestionAnswerer:
             pipeline_rules=pipeline_rules,
             batching=choice.batching,
             truncate_question=truncate_question,
+            backend=f"{choice.backend} {choice.precision}",
         )
 
     def close(self) -> None:
@@ -131,7 +136,7 @@ class QuestionAnswerer:
         if count < 1:
             raise InputError(f"count must be at least 1, it is {count}")
         rules = self._rules(compat).for_best(count)
-        [pool] = self._pools([(question, context)])
+        [pool] = filter(None, self._pools([(question, context)]))
         [answers] = ranked(pool, self._run(pool), rules, self.windower)
         if isinstance(answers, InputError):
             raise answers
@@ -139,13 +144,13 @@ class QuestionAnswerer:
 
     @overload
     def answer_many(
-        self, pairs: Iterable[Pair], *, progress: bool = False, compat: Compat | None = None
+        self, pairs: Iterable[Given], *, progress: bool = False, compat: Compat | None = None
     ) -> Iterator[Answer]: ...
 
     @overload
     def answer_many(
         self,
-        pairs: Iterable[Pair | InputError],
+        pairs: Iterable[Given],
         *,
         progress: bool = False,
         compat: Compat | None = None,
@@ -154,7 +159,7 @@ class QuestionAnswerer:
 
     def answer_many(
         self,
-        pairs: Iterable[Pair | InputError],
+        pairs: Iterable[Given],
         *,
         progress: bool = False,
         compat: Compat | None = None,
@@ -162,9 +167,11 @@ class QuestionAnswerer:
     ) -> Iterator[Answer | InputError]:
         """The best answer to each (question, context), in input order; memory does not grow with the stream.
 
-        The stream is read up to 2,112 questions ahead, fewer when contexts are long. `progress` shows a bar on stderr.
+        A pair may be a mapping with both. The stream is read up to 2,112 questions ahead, fewer when contexts are long;
+        a PAUSE in it asks for all answers so far before more is read. `progress` shows a bar on stderr.
         A pair that cannot be used raises InputError; with `on_error="yield"` the error comes in its place and the rest
-        goes on (an InputError among the pairs is passed through).
+        goes on (an InputError among the pairs is passed through). What the stream itself raises comes after the answers
+        to all before it.
         """
         for answers in self._with_progress(self._stream(pairs, self._rules(compat)), pairs, progress):
             if isinstance(answers, InputError):
@@ -204,7 +211,7 @@ class QuestionAnswerer:
         return self.rules if compat is None else self.pipeline_rules
 
     def _with_progress(
-        self, found: Iterator[list[Answer] | InputError], pairs: Iterable[Pair | InputError], progress: bool
+        self, found: Iterator[list[Answer] | InputError], pairs: Iterable[Given], progress: bool
     ) -> Iterator[list[Answer] | InputError]:
         if not progress:
             yield from found
@@ -215,11 +222,11 @@ class QuestionAnswerer:
                 yield answers
                 advance(1)
 
-    def _stream(self, pairs: Iterable[Pair | InputError], rules: Rules) -> Iterator[list[Answer] | InputError]:
+    def _stream(self, pairs: Iterable[Given], rules: Rules) -> Iterator[list[Answer] | InputError]:
         return answer_stream(self._pools(pairs), self._run, rules, self.windower)
 
-    def _pools(self, pairs: Iterable[Pair | InputError]) -> Iterator[Pool]:
+    def _pools(self, pairs: Iterable[Given]) -> Iterator[Pool | None]:
         return pools_of(pairs, self.windower, truncate_question=self.truncate_question)
 
     def _run(self, pool: Pool) -> Iterator[tuple[Batch, Logits]]:
-        return run_pool(pool, self.session, self.batching, self.windower.pad_id)
+        return run_pool(pool, self.session, self.batching, self.windower.pad_id, backend=self.backend)

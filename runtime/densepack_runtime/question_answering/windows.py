@@ -19,7 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.errors import InputError
-from densepack_runtime.question_answering.pair_format import SPECIAL_TOKENS, PairFormat, load_tokenizer
+from densepack_runtime.question_answering.pair_format import (
+    SPECIAL_TOKENS,
+    PairFormat,
+    load_tokenizer,
+    tokenizer_errors,
+)
+from densepack_runtime.question_answering.pairs import Pair, checked_pair, shown
 from densepack_runtime.sessions.session import Window
 
 if TYPE_CHECKING:
@@ -92,17 +98,15 @@ class Windower:
         [windows] = self.windows_of([(question, context)], truncate_question=truncate_question)
         return [replace(window, example=example) for window in windows]
 
-    def windows_of(
-        self, pairs: Iterable[tuple[str, str]], *, truncate_question: bool = False
-    ) -> Iterator[list[Window]]:
+    def windows_of(self, pairs: Iterable[Pair], *, truncate_question: bool = False) -> Iterator[list[Window]]:
         """The windows of each (question, context), in order, `example` counting from 0. Raises like `windows`."""
-        for result in self.windows_or_errors(pairs, truncate_question=truncate_question):
+        for result in self.windows_or_errors(map(checked_pair, pairs), truncate_question=truncate_question):
             if isinstance(result, InputError):
                 raise result
             yield result
 
     def windows_or_errors(
-        self, pairs: Iterable[tuple[str, str] | InputError], *, truncate_question: bool = False
+        self, pairs: Iterable[Pair | InputError], *, truncate_question: bool = False
     ) -> Iterator[list[Window] | InputError]:
         """Like `windows_of`, but a pair that cannot be used becomes an InputError in its place.
 
@@ -110,7 +114,7 @@ class Windower:
         most `PAIRS_AT_ONCE` pairs ahead.
         """
         example = 0
-        texts: dict[str, _Tokens | None] = {}
+        texts: dict[str, _Tokens | InputError | None] = {}
         for chunk in _chunks(pairs):
             # Texts of the chunk before stay known, so that a context is tokenised once when questions share it.
             wanted = {text for pair in chunk if not isinstance(pair, InputError) for text in pair}
@@ -127,16 +131,22 @@ class Windower:
         """Which of these tokens continue the word of the token before them (WordPiece writes them with ##)."""
         return self._format.continues_word[token_ids]
 
-    def _tokenise(self, texts: set[str]) -> dict[str, _Tokens | None]:
-        """Tokens of each text once; None for a text that is not valid Unicode."""
+    def _tokenise(self, texts: set[str]) -> dict[str, _Tokens | InputError | None]:
+        """Tokens of each text once, or why the tokenizer failed on it; None for a text that is not valid Unicode."""
         valid = [text for text in texts if _is_unicode(text)]
-        encodings = self._tokenizer.encode_batch(valid, add_special_tokens=False)
-        found: dict[str, _Tokens | None] = dict.fromkeys(texts)
+        try:
+            with tokenizer_errors("the tokenizer fails on it"):
+                encodings = self._tokenizer.encode_batch(valid, add_special_tokens=False)
+        except InputError as error:
+            if len(texts) == 1:
+                return dict.fromkeys(texts, error)
+            return {text: self._tokenise({text})[text] for text in texts}
+        found: dict[str, _Tokens | InputError | None] = dict.fromkeys(texts)
         found.update((text, _Tokens.of(encoding)) for text, encoding in zip(valid, encodings, strict=True))
         return found
 
     def _cut_or_error(
-        self, example: int, pair: tuple[str, str], texts: dict[str, _Tokens | None], *, truncate_question: bool
+        self, example: int, pair: Pair, texts: dict[str, _Tokens | InputError | None], *, truncate_question: bool
     ) -> list[Window] | InputError:
         question, context = pair
         try:
@@ -175,13 +185,12 @@ class Windower:
         ]
 
 
-def _chunks(pairs: Iterable[tuple[str, str] | InputError]) -> Iterator[list[tuple[str, str] | InputError]]:
+def _chunks(pairs: Iterable[Pair | InputError]) -> Iterator[list[Pair | InputError]]:
     """The pairs in groups that are tokenised together, bounded by number and by characters of different texts."""
-    chunk: list[tuple[str, str] | InputError] = []
+    chunk: list[Pair | InputError] = []
     texts: set[str] = set()
     characters = 0
-    for given in pairs:
-        pair = given if isinstance(given, InputError) else _checked_pair(given)
+    for pair in pairs:
         chunk.append(pair)
         if not isinstance(pair, InputError):
             characters += sum(len(text) for text in set(pair) - texts)
@@ -193,13 +202,6 @@ def _chunks(pairs: Iterable[tuple[str, str] | InputError]) -> Iterator[list[tupl
         yield chunk
 
 
-def _checked_pair(pair: tuple[str, str]) -> tuple[str, str] | InputError:
-    """The pair, or what is wrong with it: callers without type checking pass all kinds of things."""
-    if isinstance(pair, tuple | list) and [type(text) for text in pair] == [str, str]:
-        return pair
-    return InputError(f"a question with its context must be a pair of strings, this is {str(pair)[:60]!r}")
-
-
 def _is_unicode(text: str) -> bool:
     try:
         text.encode("utf-8")
@@ -208,13 +210,15 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _usable(tokens: _Tokens | None, text: str, name: str) -> _Tokens:
+def _usable(tokens: _Tokens | InputError | None, text: str, name: str) -> _Tokens:
     if tokens is None:
         place = next(place for place, character in enumerate(text) if "\ud800" <= character <= "\udfff")
         raise InputError(
             f"the {name} is not valid Unicode: a lone surrogate {text[place]!r} at character {place}; decode the text "
             "as UTF-8 before asking"
         )
+    if isinstance(tokens, InputError):
+        raise InputError(f"the {name} cannot be split into tokens ({shown(text)}): {tokens}") from tokens
     if len(tokens.ids) == 0:
         raise InputError(f"the {name} is empty: it has no words ({text[:40]!r})")
     return tokens

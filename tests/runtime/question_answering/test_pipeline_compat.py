@@ -186,11 +186,12 @@ def test_equal_texts_are_one_answer_whatever_their_case(windower: Windower) -> N
     assert found[0].score == pytest.approx(0.25 + 0.09, abs=SCORE_TOLERANCE)
 
 
-def test_logits_that_are_not_numbers_are_an_error(windower: Windower) -> None:
+@pytest.mark.parametrize("impossible", [False, True])
+def test_logits_that_are_not_numbers_are_an_error(windower: Windower, impossible: bool) -> None:
     [window] = windower.windows("Who?", "Ann met Bob.")
     nan = np.full(window.length, np.nan, dtype=np.float32)
     with pytest.raises(BackendError, match="no finite logits"):
-        answered((nan, nan), windower, PipelineRules())
+        answered((nan, nan), windower, PipelineRules(handle_impossible_answer=impossible))
 
 
 def test_the_order_of_windows_does_not_matter(windower: Windower) -> None:

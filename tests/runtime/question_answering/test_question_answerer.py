@@ -19,6 +19,7 @@ from densepack_runtime.backends import Choice
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.question_answering import pools, question_answerer
 from densepack_runtime.question_answering.answers import Answer, SpanRules
+from densepack_runtime.question_answering.pairs import PAUSE, Given
 from densepack_runtime.question_answering.pipeline_compat import PipelineRules, pipeline_answers
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.question_answering.squad import (
@@ -30,6 +31,8 @@ from densepack_runtime.question_answering.squad import (
 )
 from densepack_runtime.question_answering.windows import PAIRS_AT_ONCE, Windower
 from densepack_runtime.sessions.batching import FEW_LENGTHS, GPU_TOKEN_BUDGET, Batching, pad_windows
+from densepack_runtime.sessions.fake_session import FakeSession as PublicFakeSession
+from densepack_runtime.sessions.fake_session import made_up_logits
 from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, SessionBase
 
@@ -243,6 +246,60 @@ def test_errors_can_come_in_their_place(answerer: QuestionAnswerer) -> None:
     assert same(found[4], answerer.answer(question="Who?", context="A cat."))
 
 
+@pytest.mark.parametrize("compat", [None, "transformers"])
+def test_what_is_no_pair_is_an_error_in_its_place(answerer: QuestionAnswerer, compat: Any) -> None:
+    pair = ("Who?", "A dog.")
+    given: list[Any] = [
+        pair,
+        None,
+        3,
+        "ab",
+        ("Who?",),
+        {"question": "Who?"},
+        b"ab",
+        {"question": "Who?", "context": "A dog."},
+    ]
+    found = list(answerer.answer_many(given, compat=compat, on_error="yield"))
+    assert [isinstance(answer, InputError) for answer in found] == [False, *[True] * 6, False]
+    assert found[0] == found[-1] == answerer.answer(question="Who?", context="A dog.", compat=compat)
+    answers = answerer.answer_many(given, compat=compat)
+    assert next(answers) == found[0]
+    with pytest.raises(InputError, match="must be a pair of strings, this is None"):
+        next(answers)
+
+
+@pytest.mark.parametrize("count", [0, 3, PAIRS_AT_ONCE, 2100])
+def test_the_answers_come_before_what_the_producer_raises(answerer: QuestionAnswerer, count: int) -> None:
+    def pairs() -> Iterator[tuple[str, str]]:
+        yield from numbered(count)
+        raise KeyError("gone")
+
+    answers = answerer.answer_many(pairs())
+    found = list(itertools.islice(answers, count))
+    assert found == list(answerer.answer_many(numbered(count)))
+    with pytest.raises(KeyError, match="gone"):
+        next(answers)
+
+
+def test_at_a_pause_all_answers_come_before_more_is_read(answerer: QuestionAnswerer) -> None:
+    wanted = [answerer.answer(question=question, context=context) for question, context in numbered(7)]
+    found: list[Answer] = []
+
+    def pairs() -> Iterator[Given]:
+        yield PAUSE
+        for number, pair in enumerate(numbered(7), start=1):
+            yield pair
+            if number in (1, 3):
+                yield PAUSE
+                yield PAUSE
+                assert len(found) == number
+
+    for answer in answerer.answer_many(pairs()):
+        found.append(answer)
+    assert all(map(same, found, wanted))
+    assert len(found) == 7
+
+
 def test_nothing_in_gives_nothing_out(answerer: QuestionAnswerer) -> None:
     assert list(answerer.answer_many([])) == []
 
@@ -366,9 +423,43 @@ def test_a_question_that_cannot_be_used_is_named_in_predictions(answerer: Questi
         answerer.predict(squad2("Fine.", ""))
 
 
-def test_a_model_that_overflows_is_an_error(windower: Windower) -> None:
-    with pytest.raises(BackendError, match="no finite logits"):
-        QuestionAnswerer(FakeSession(float("nan")), windower).answer(question="Who?", context="Her.")
+@pytest.mark.parametrize("compat", [None, "transformers"])
+@pytest.mark.parametrize("impossible", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_an_error(
+    windower: Windower, compat: Any, impossible: bool, value: float
+) -> None:
+    """Also one of a token that could never be part of the answer; those of padding have no meaning."""
+
+    def answered(token: int) -> Answer:
+        def run(batch: Batch) -> Logits:
+            logits = made_up_logits(batch)
+            logits.start[0, token] = value
+            return logits
+
+        answerer = QuestionAnswerer(
+            PublicFakeSession(run),
+            windower,
+            rules=SpanRules(null_threshold=0.0 if impossible else None),
+            pipeline_rules=PipelineRules(handle_impossible_answer=impossible),
+            backend="abacus fp16",
+        )
+        [short, _] = answerer.answer_many([("Who?", "Her."), ("Who?", "Her or him or them.")], compat=compat)
+        return short
+
+    told = r"abacus fp16 gave no finite logits for 1 of 18 tokens in a batch of 2x11: .*densepack parity shows where"
+    with pytest.raises(BackendError, match=told):
+        answered(1)
+
+
+def test_padding_may_be_anything(windower: Windower) -> None:
+    def run(batch: Batch) -> Logits:
+        logits = made_up_logits(batch)
+        return Logits(np.where(batch.attention_mask == 1, logits.start, np.nan).astype(np.float32), logits.end)
+
+    pairs = [("Who?", "Her."), ("Who?", "Her or him or them.")]
+    found = list(QuestionAnswerer(PublicFakeSession(run), windower).answer_many(pairs))
+    assert found == list(QuestionAnswerer(PublicFakeSession(), windower).answer_many(pairs))
 
 
 @pytest.mark.parametrize(("stream", "total"), [(list, 30), (iter, None)])
@@ -449,7 +540,7 @@ def test_opening_a_bundle(
     opened = SimpleNamespace(tokenizer_json=default_tokenizer_json, manifest=manifest)
     asked: dict[str, Any] = {}
 
-    def choose(bundle: Any, backend: str, precision: ComputePrecision) -> Choice:
+    def choose(bundle: Any, backend: str, precision: ComputePrecision, **_: Any) -> Choice:
         return Choice(backend, precision, "asked for")
 
     def open_choice(bundle: Any, choice: Choice, options: SessionOptions) -> FakeSession:
@@ -469,5 +560,6 @@ def test_opening_a_bundle(
     with caplog.at_level(logging.INFO, "densepack"), QuestionAnswerer.open("bundle", **options) as answerer:
         assert (answerer.windower.max_length, answerer.windower.doc_stride) == (64, 16)
         assert answerer.batching == batching
+        assert answerer.backend == f"{backend} {precision}"
     assert asked == options | {"bundle": opened}
     assert f"backend {backend} {precision}: asked for" in caplog.text

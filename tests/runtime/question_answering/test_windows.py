@@ -214,7 +214,7 @@ def test_a_context_is_tokenised_once_when_questions_share_it(
     seen: list[str] = []
     tokenise = windower._tokenise
 
-    def recorded(texts: set[str]) -> dict[str, _Tokens | None]:
+    def recorded(texts: set[str]) -> dict[str, _Tokens | InputError | None]:
         seen.extend(texts)
         return tokenise(texts)
 
@@ -228,7 +228,7 @@ def test_long_contexts_are_tokenised_in_smaller_groups(windower: Windower, monke
     sizes: list[int] = []
     tokenise = windower._tokenise
 
-    def measured(texts: set[str]) -> dict[str, _Tokens | None]:
+    def measured(texts: set[str]) -> dict[str, _Tokens | InputError | None]:
         sizes.append(sum(map(len, texts)))
         return tokenise(texts)
 
@@ -296,3 +296,48 @@ def test_a_tokenizer_with_an_id_that_no_model_has(default_tokenizer_json: str) -
     stored["model"]["vocab"]["[unused1]"] = 2**32 - 1
     with pytest.raises(InputError, match="ids up to 4,294,967,295, and no model has so many words"):
         Windower(json.dumps(stored))
+
+
+class PanicException(BaseException):
+    """As pyo3 raises it for a panic of Rust: no Exception."""
+
+
+class Panicking:
+    """A tokenizer that panics, or raises what the library raises, for some texts."""
+
+    def __init__(self, tokenizer: Any, error: BaseException) -> None:
+        self._tokenizer, self._error = tokenizer, error
+
+    def encode_batch(self, texts: list[str], **options: Any) -> Any:
+        if any("boom" in text for text in texts):
+            raise self._error
+        return self._tokenizer.encode_batch(texts, **options)
+
+
+@pytest.mark.parametrize("error", [PanicException("index out of bounds"), Exception("index out of bounds")])
+def test_a_text_on_which_the_tokenizer_fails_is_an_error_in_its_place(
+    default_tokenizer_json: str, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    windower = Windower(default_tokenizer_json)
+    wanted = list(windower.windows_of([("Who?", "A dog."), ("Who?", "A cat.")]))
+    monkeypatch.setattr(windower, "_tokenizer", Panicking(windower._tokenizer, error))
+    pairs = [("Who?", "A dog."), ("Who?", "boom"), ("boom?", "\ud800"), ("Who?", "A cat.")]
+    first, second, third, last = windower.windows_or_errors(pairs)
+    for found, [window] in zip((first, last), wanted, strict=True):
+        assert not isinstance(found, InputError)
+        assert np.array_equal(found[0].token_ids, window.token_ids)
+    assert isinstance(second, InputError)
+    assert "the context cannot be split into tokens ('boom'): " in str(second)
+    assert "index out of bounds" in str(second)
+    assert isinstance(third, InputError)
+    assert "the question cannot be split" in str(third)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(143)])
+def test_whoever_stops_a_stream_is_not_taken_for_a_panic(
+    default_tokenizer_json: str, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    windower = Windower(default_tokenizer_json)
+    monkeypatch.setattr(windower, "_tokenizer", Panicking(windower._tokenizer, error))
+    with pytest.raises(type(error)):
+        list(windower.windows_or_errors([("Who?", "boom")]))
