@@ -152,6 +152,7 @@ class StudentTrainer(Trainer):
             self.setup.story.tell(f"going on from step {done} of {self.setup.total}")
         if last is not None and done >= self.setup.total:
             self._load_from_checkpoint(str(last))
+            self._settle_masks()
             return
         with self.interruption, self.setup.story.progress("training", self.setup.total) as self._advance:
             self._advance(done)
@@ -178,6 +179,8 @@ class StudentTrainer(Trainer):
     def after_step(self, step: int, control: TrainerControl) -> None:
         """Log, evaluate, and say whether to save or to stop."""
         training, last = self.setup.training, step >= self.setup.total
+        if last:
+            self._settle_masks()
         evaluating = self.setup.evaluator is not None and (
             last or (training.eval_every > 0 and step % training.eval_every == 0)
         )
@@ -187,6 +190,11 @@ class StudentTrainer(Trainer):
         control.should_save = last or self.interruption.wanted or step % training.save_every == 0
         if self.interruption.stop_signal is not None:
             control.should_training_stop = True
+
+    def _settle_masks(self) -> None:
+        """Fix the masks of a steered run at its target, where its schedule had no hold to do it in."""
+        if self.steering is not None:
+            self.regularisation = self.steering.update(self.setup.total)
 
     def after_save(self, step: int) -> None:
         """Pause where a signal asked for it."""

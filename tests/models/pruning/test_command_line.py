@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from densepack_models.formats.checkpoint import load_checkpoint
+from densepack_models.pruning.density import Steering
 from densepack_models.pruning.trainer import StudentTrainer, last_checkpoint
 from densepack_models.pruning.training_log import COLUMNS
 from tests.command_line import CommandLine
@@ -73,6 +74,43 @@ def test_from_dense_to_filled(
     assert sum(len(heads) for heads in config["pruned_heads"].values()) == 8 - result["heads"]
 
 
+@pytest.mark.parametrize(
+    ("steps", "target", "options"),
+    [
+        (5, 0.3, ()),
+        (1, 0.29, ("--init", "fisher")),
+        (5, 0.3, ("--attention-block", "head", "--method", "topk")),
+        (5, 0.45, ("--preset", "magnitude")),
+        (3, 0.3, ("--method", "l0", "--last-threshold", 0)),
+        (5, 0.5, ("--method", "threshold", "--half")),
+    ],
+)
+def test_a_schedule_without_a_hold_keeps_the_target(
+    tiny_prune: PruneCommand,
+    densepack: CommandLine,
+    tmp_path: Path,
+    steps: int,
+    target: float,
+    options: tuple[Any, ...],
+) -> None:
+    done = tiny_prune(tmp_path / "out", "--max-steps", steps, "--target-density", target, *options)
+    assert done.code == 0, done.err
+    told = json.loads(densepack("inspect", tmp_path / "out", "--json").out)
+    assert 0 < told["linear_density_percent"] <= 100 * target
+    assert float(rows(tmp_path / "out")[-1]["density"]) * 100 == pytest.approx(told["linear_density_percent"])
+
+
+def test_a_finished_state_is_held_to_the_target(tiny_prune: PruneCommand, tmp_path: Path) -> None:
+    """Such states are there from versions that left the masks as they were."""
+    arguments = (tmp_path / "out", "--max-steps", 5, "--target-density", 0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Steering, "update", lambda *_: 0.0)
+        assert tiny_prune(*arguments).code == 0
+    done = tiny_prune(*arguments, "--resume", "--overwrite", "--json")
+    assert done.code == 0, done.err
+    assert 0 < json.loads(done.out)["linear_density"] <= 0.3
+
+
 def test_finetune_needs_no_teacher(tiny_files: TinyFiles, densepack: CommandLine, tmp_path: Path) -> None:
     arguments = list(tiny_files.arguments("finetune", tmp_path / "out"))
     at = arguments.index("--teacher")
@@ -98,6 +136,7 @@ def test_bf16(tiny_prune: PruneCommand, tmp_path: Path) -> None:
         (("--device", "cuda"), "PyTorch sees no CUDA GPU: use --device cpu"),
         (("--warmup-steps", 3), "a run of 30 steps has no room to prune"),
         (("--target-density", 1.5), "a density of 150 % cannot be reached"),
+        (("--target-density", 0.05), "a density of 5 % is out of reach: the floor on survivors"),
         (("--method", "magic"), "method is 'magic', one of sigmoid, topk, threshold, magnitude, l0 is needed"),
         (("--attention-block", "5x5"), "blocks of 5x5 do not fit: layer 0 query is [32, 32]"),
         (("--max-length", 512), "windows of 512 tokens are longer than"),
