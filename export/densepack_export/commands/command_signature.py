@@ -99,8 +99,8 @@ def _typer_option(name: str, told: Option, hint: Any, default: object) -> Any:
 def _range(told: Option) -> str:
     """Bounds as typer writes its own: "x>=1"."""
     if "above" in told:
-        return f"x>{told['above']:g}"
-    return f"{told['least']:g}<=x<={told['most']:g}" if "most" in told else f"x>={told['least']:g}"
+        return f"x>{told['above']}"
+    return f"{told['least']}<=x<={told['most']}" if "most" in told else f"x>={told['least']}"
 
 
 def _check(name: str, told: Option) -> Callable[[Any], Any]:

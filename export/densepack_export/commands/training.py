@@ -21,7 +21,7 @@ from densepack_export.commands.options import OverwriteOption
 from densepack_models.pruning.option_fields import faults_of, option, refuse
 from densepack_models.pruning.options import PRESETS, Preset, PruningOptions, TrainingOptions
 from densepack_runtime.commands.options import JsonOption, ThreadsOption, app
-from densepack_runtime.errors import require
+from densepack_runtime.errors import DensepackError, require
 from densepack_runtime.host.console import print_json, print_table, progress_bar, story, tell
 from densepack_runtime.question_answering.squad import load_squad
 
@@ -138,7 +138,7 @@ def finetune(
     teacher: OtherTeacherOption = None,
     **asked: object,
 ) -> None:
-    """Fine-tune a checkpoint on question answering, without masks.
+    """Fine-tune a checkpoint on question answering, without masks. A pretrained encoder gets a new head.
 
     Example: densepack finetune encoder/ tuned/ --data train-v1.1.json.gz --learning-rate 5e-5 --bf16
     """
@@ -148,7 +148,8 @@ def finetune(
 
     run = _run(context, asked, start=model, out=out, data=data)
     tutor = None if teacher is None else load_checkpoint(teacher)
-    _show(recipes.finetune(load_checkpoint(model), out, tutor, run), asked)
+    start = load_checkpoint(model, head_seed=run.training.seed)
+    _show(recipes.finetune(start, out, tutor, run), asked)
 
 
 def _need_training() -> None:
@@ -187,3 +188,5 @@ def _show(result: TrainingResult, asked: Mapping[str, object]) -> None:
     else:
         print_table(str(result.out), ("what", "value"), result.rows())
     tell(f"wrote {result.out}")
+    if result.evaluation_failure is not None:
+        raise DensepackError(f"{result.out} is whole, but it could not be scored: {result.evaluation_failure}")

@@ -50,4 +50,6 @@ BERT = Family(
         "LayerNorm.beta": "LayerNorm.bias",
     },
     ignored=re.compile(r"(.*\.)?position_ids|(.*\.)?pooler\..*"),
+    encoders=("BertModel", "BertForMaskedLM", "BertForPreTraining"),
+    pretraining_heads=re.compile(r"cls\."),
 )

@@ -23,7 +23,8 @@ class Family:
     `model_type` and `architecture` are what config.json says. `config_keys` are its keys by the fields of `Structure`,
     `defaults` what it means by a key that is left out. `modules` are names by the packed module's, `{}` in both the
     number of a layer; in files they stand behind `prefix`. The answer head is "qa_outputs" in all families, without a
-    prefix. `older_spellings` are replaced in names; tensors whose name `ignored` matches do not count.
+    prefix. `older_spellings` are replaced in names; tensors whose name `ignored` matches do not count. `encoders` are
+    the architectures of pretrained encoders, and `pretraining_heads` what some of them have on top.
     """
 
     model_type: str
@@ -34,6 +35,8 @@ class Family:
     modules: Mapping[str, str]
     older_spellings: Mapping[str, str]
     ignored: re.Pattern[str]
+    encoders: tuple[str, ...]
+    pretraining_heads: re.Pattern[str]
 
     def canonical_name(self, name: str) -> str:
         """The packed module's name for what a file calls `name`; what the family does not know keeps its name."""

@@ -29,6 +29,7 @@ from densepack_models.formats.config import (
     structure_from_config,
 )
 from densepack_models.formats.hub import Location, fetch_weights, locate_checkpoint
+from densepack_models.formats.new_head import with_new_head
 from densepack_models.formats.sparse_args import describe, read_sparse_settings
 from densepack_models.formats.tensors import (
     canonical_tensors,
@@ -92,9 +93,12 @@ class Checkpoint:
         )
 
 
-def load_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) -> Checkpoint:
+def load_checkpoint(
+    path_or_hub_id: str | Path, *, revision: str | None = None, head_seed: int | None = None
+) -> Checkpoint:
     """Read a checkpoint from a folder or the Hugging Face hub (its cache, its progress bar, HF_HUB_OFFLINE honoured).
 
+    With `head_seed`, a pretrained encoder gets a new question-answering head, to be trained; without, it is refused.
     Raises CheckpointError that names everything that is wrong: an unsupported architecture or setting, files that are
     missing or damaged, tensors that are missing, unexpected, of a wrong shape or not finite.
     """
@@ -110,8 +114,11 @@ def load_checkpoint(path_or_hub_id: str | Path, *, revision: str | None = None) 
     fetch_weights(location)
     files = find_weight_files(location.folder)
     stored = read_tensors(files)
+    notes: tuple[str, ...] = ()
+    if head_seed is not None:
+        config, stored, notes = with_new_head(config, stored, head_seed)
     parts = (_read_packed if packed else _read_any)(location, config, stored)
-    parts["notes"] += told
+    parts["notes"] = (*notes, *parts["notes"], *told)
     return Checkpoint(**parts, tokenizer_json=tokenizer_json, source=location.source, sha256=weights_sha256(files))
 
 
@@ -192,7 +199,8 @@ def _refuse(location: Location, config: dict[str, Any], tensors: dict[str, Tenso
     if "qa_outputs.weight" not in tensors:
         names = joined(architecture_names(config), ", ") or "the model"
         if family.architecture not in names:
-            raise CheckpointError(f"{names} in {location.source} has no question-answering head: {SUPPORTED}")
+            cure = "densepack finetune trains one; " if names in family.encoders else ""
+            raise CheckpointError(f"{names} in {location.source} has no question-answering head: {cure}{SUPPORTED}")
     raise CheckpointError(
         f"the checkpoint {location.source} cannot be used, its tensors are at fault in {len(faults)} places"
         f"{prefix_hint(family, tensors)}: {joined(faults)}"

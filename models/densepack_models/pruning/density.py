@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from densepack_models.formats.score_masks import least_survivors
 from densepack_models.formats.score_methods import RANKED
 from densepack_models.pruning.masked import ScoreGrid
 from densepack_models.pruning.schedule import Schedule
@@ -91,19 +90,27 @@ def refuse_unreachable(student: Student, target: float) -> None:
             f"a density of {100 * target:g} % cannot be reached by pruning: the model has {100 * start:.3g} % of its "
             "linear weights, and something has to stay; choose a target below that"
         )
+    least = least_density(student)
+    if target < least:
+        raise InputError(_out_of_reach(target, least))
+
+
+def least_density(student: Student) -> float:
+    """What is left by the present scores when nothing but the floor on survivors keeps a head or a unit."""
     masks = student.masks
     if masks is None:
-        return
-    least = 0
-    for _, grid in masks.named_grids():
-        if grid.kind == "dense":
-            least += 2 * least_survivors(grid.kept.numel(), masks.settings.least_share)
-    floor = least * student.structure.hidden_size / student.structure.dense().linear_weights
-    if target <= floor:
-        raise InputError(
-            f"a density of {100 * target:g} % is out of reach: the floor on survivors "
-            f"({100 * masks.settings.least_share:g} % of every layer's FFN) alone keeps {100 * floor:.3g} %"
-        )
+        return student.structure.linear_density
+    if masks.settings.method in RANKED:
+        return masked_density(student, lambda grid: masks.make_mask(grid, 0.0)).linear_density
+    threshold, shift = masks.settings.last_threshold, -_FARTHEST_SHIFT
+    return masked_density(student, lambda grid: masks.make_mask(grid, threshold, shift=shift)).linear_density
+
+
+def _out_of_reach(target: float, least: float) -> str:
+    return (
+        f"a density of {100 * target:g} % is out of reach: the floor on survivors, which keeps the best of every mask, "
+        f"alone leaves {100 * least:.3g} % of the linear weights; ask for more than that"
+    )
 
 
 class Steering:
@@ -112,7 +119,8 @@ class Steering:
     Where scores meet a threshold, λ is steered by how far all scores would have to move together for the last threshold
     to leave the target: up while they have to fall, below zero when they fell too far. What the threshold cuts on the
     way is the schedule's affair. The ranked methods have nothing that λ could do: their kept share follows the path
-    that the density should take. Half-way through the hold the masks are fixed at the target.
+    that the density should take. Half-way through the hold, or after the last step where there is none, the masks are
+    fixed at the target.
     """
 
     def __init__(self, student: Student, schedule: Schedule, target: float) -> None:
@@ -124,7 +132,10 @@ class Steering:
             )
 
     def update(self, step: int) -> float:
-        """Set thresholds for the step to come (`step` are done) and return λ."""
+        """Set thresholds for the step to come (`step` are done, at the end all of them) and return λ.
+
+        Raises InputError when the masks are to be fixed and no choice of them keeps the target.
+        """
         masks, schedule = self.masks, self.schedule
         if step >= schedule.freeze_step and not masks.frozen:
             self._freeze()
@@ -149,6 +160,9 @@ class Steering:
 
     def _freeze(self) -> None:
         """Fix the masks at the target: the ranking decides, however far the scores have come."""
+        least = least_density(self.student)
+        if least > self.target:
+            raise InputError(_out_of_reach(self.target, least))
         if self.masks.settings.method in RANKED:
             self.masks.freeze(self._share_for(self.target))
         else:

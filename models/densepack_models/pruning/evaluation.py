@@ -11,13 +11,22 @@ from torch import Tensor, nn
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.pruning.student import Student, packed_student
 from densepack_models.torch_session import TorchSession
+from densepack_runtime.errors import InputError
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
-from densepack_runtime.question_answering.squad import SquadDataset, SquadScore, score_predictions
+from densepack_runtime.question_answering.squad import (
+    SquadDataset,
+    SquadScore,
+    refuse_unscorable,
+    score_predictions,
+)
 from densepack_runtime.question_answering.windows import DOC_STRIDE, MAX_LENGTH, Windower
 
 
 class Evaluator:
-    """Scores students on one data set. The generators of random numbers are left as they were."""
+    """Scores students on one data set. The generators of random numbers are left as they were.
+
+    Raises InputError for questions that could not be answered or scored: a training would end with that.
+    """
 
     def __init__(
         self,
@@ -33,6 +42,7 @@ class Evaluator:
         stride = min(DOC_STRIDE, length // 3)
         self._windower = Windower(tokenizer_json, max_length=length, doc_stride=stride)
         self._device, self._autocast = device, autocast
+        self._refuse_unusable()
 
     def __call__(self, student: Student) -> SquadScore:
         """At the last threshold, however far the training is."""
@@ -45,6 +55,20 @@ class Evaluator:
         predictions = QuestionAnswerer(session, self._windower, truncate_question=True).predict(self.dataset)
         session.close()
         return score_predictions(self.dataset, predictions)
+
+    def _refuse_unusable(self) -> None:
+        if self.dataset.is_test_set:
+            raise InputError("the evaluation data has no answers to score against: take a development set")
+        refuse_unscorable(self.dataset)
+        questions = self.dataset.questions
+        pairs = ((question.question, question.context) for question in questions)
+        found = zip(questions, self._windower.windows_or_errors(pairs, truncate_question=True), strict=True)
+        faults = [f"{question.id!r:.60}: {fault}" for question, fault in found if isinstance(fault, InputError)]
+        if faults:
+            raise InputError(
+                f"{len(faults)} of {len(questions)} questions of the evaluation data cannot be answered, first "
+                f"{faults[0]}"
+            )
 
 
 class _Autocast(nn.Module):

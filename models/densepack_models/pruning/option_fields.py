@@ -56,22 +56,24 @@ def options_of(kind: type[DataclassInstance] | DataclassInstance) -> dict[str, O
 
 
 def fault_of(name: str, value: object, told: Option) -> str | None:
-    """What is wrong with a number, in words; None when it is within its bounds."""
-    needed = bounds_of(told)
-    if needed is None or not isinstance(value, int | float):
+    """What is wrong with a number, in words; None when it is finite and within its bounds."""
+    if not isinstance(value, int | float):
         return None
-    if told.get("least", -inf) <= value <= told.get("most", inf) and value > told.get("above", -inf):
+    finite = abs(value) < inf
+    if told.get("least", -inf) <= value <= told.get("most", inf) and value > told.get("above", -inf) and finite:
         return None
-    return f"{name} is {f'{value:g}' if isinstance(value, float) else value}, {needed} is needed"
+    needed = bounds_of(told) if finite or "most" in told else "a finite number"
+    shown = f"{value:g}" if isinstance(value, float) else value
+    return f"{told.get('flag', name)} is {shown}, {needed} is needed"
 
 
 def bounds_of(told: Option) -> str | None:
     """Like "at least 1", "more than 0" or "0 to 1"; None without bounds."""
     if "above" in told:
-        return f"more than {told['above']:g}"
+        return f"more than {told['above']}"
     if "least" not in told:
         return None
-    return f"{told['least']:g} to {told['most']:g}" if "most" in told else f"at least {told['least']:g}"
+    return f"{told['least']} to {told['most']}" if "most" in told else f"at least {told['least']}"
 
 
 def faults_of(options: DataclassInstance) -> list[str]:

@@ -39,10 +39,10 @@ class TrainingOptions:
     bad_answers: BadAnswers = option(
         "drop", "Questions whose answer is not where the data says: leave them out and list them, or stop."
     )
-    learning_rate: float = option(3e-5, "Highest learning rate of the weights (AdamW).")
-    weight_decay: float = option(0.0, "Weight decay of the matrices.")
+    learning_rate: float = option(3e-5, "Highest learning rate of the weights (AdamW).", above=0)
+    weight_decay: float = option(0.0, "Weight decay of the matrices.", least=0)
     warmup_steps: int | None = option(None, "Steps of learning rate warm-up; by default 4.9 % of the run.", least=0)
-    max_gradient_norm: float = 1.0
+    max_gradient_norm: float = option(1.0, above=0)
     distillation_weight: float = option(0.9, "Share of distillation in the loss, 0 to 1.", least=0, most=1)
     temperature: float = option(TEMPERATURE, above=0)
     dropout: float = option(0.1, "Of hidden states, 0 to 1.", least=0, most=1)
@@ -50,7 +50,7 @@ class TrainingOptions:
     accumulation: int = option(1, "Batches whose gradients make one step.", least=1)
     precision: TrainingPrecision = option("fp32", "Of matrix products (autocast); fp16 needs a GPU.")
     device: Device = option("auto", "Several GPUs: start the command with torchrun.")
-    seed: int = option(0, "Of order, dropout and noise.", least=0)
+    seed: int = option(0, "Of order, dropout and noise.", least=0, most=2**32 - 1)
     save_every: int = option(200, "Steps between two checkpoints.", least=1, told=False)
     log_every: int = option(10, "Steps between two rows of the log.", least=1, told=False)
     eval_every: int = option(0, "Steps between two evaluations; 0: at the end only.", least=0)
@@ -84,19 +84,21 @@ class PruningOptions:
         (32, 32), "Like 32x32 or 64x64, or `head`.", metavar="ROWSxCOLUMNS", parse=block_from_text
     )
     target_density: float | None = option(None, "Share of the linear weights to keep, 0 to 1: λ is steered to it.")
-    regularisation: float = option(20.0, "Final weight of the regulariser; 20.", flag="--lambda", by_preset=True)
-    attention_coefficient: float = option(1.0, "Of attention in the regulariser; 1.", by_preset=True)
+    regularisation: float = option(
+        20.0, "Final weight of the regulariser; 20.", flag="--lambda", least=0, by_preset=True
+    )
+    attention_coefficient: float = option(1.0, "Of attention in the regulariser; 1.", least=0, by_preset=True)
     dense_coefficient: float = option(
-        0.25, "Of the FFN in the regulariser; 0.25. Lower trades heads for units.", by_preset=True
+        0.25, "Of the FFN in the regulariser; 0.25. Lower trades heads for units.", least=0, by_preset=True
     )
     first_threshold: float = option(0.0, "τ before the ramp; 0.", by_preset=True)
     last_threshold: float = option(
         0.1, "τ after the ramp; 0.1. For topk and magnitude: the kept share.", by_preset=True
     )
-    initial_warmups: float = option(1.0, "Where the ramp starts, in warm-ups; 1.", by_preset=True)
-    final_warmups: float = option(10.0, "How long the hold is, in warm-ups; 10.", by_preset=True)
+    initial_warmups: float = option(1.0, "Where the ramp starts, in warm-ups; 1.", least=0, by_preset=True)
+    final_warmups: float = option(10.0, "How long the hold is, in warm-ups; 10.", least=0, by_preset=True)
     least_share: float = LEAST_SHARE
-    score_learning_rate: float = option(1e-2, "Highest learning rate of the scores; 0.01.", by_preset=True)
+    score_learning_rate: float = option(1e-2, "Highest learning rate of the scores; 0.01.", above=0, by_preset=True)
     init: Start = option("zero", "fisher: scores start from a one-shot ranking, for short schedules.")
     fisher_batches: int = option(200, "Batches that the ranking looks at.", least=1)
 

@@ -83,7 +83,8 @@ class Run:
 @dataclass(frozen=True)
 class TrainingResult:
     """What came out. Densities 0 to 1; `packing_difference` is the largest |Δlogit| between the written checkpoint at
-    full size and packed; `revived` are zeros that filling gave a value.
+    full size and packed; `revived` are zeros that filling gave a value. `evaluation_failure` is why there is no score
+    although one was asked for.
     """
 
     out: Path
@@ -96,6 +97,7 @@ class TrainingResult:
     dropped_questions: int
     score: SquadScore | None = None
     revived: int | None = None
+    evaluation_failure: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         values = asdict(self) | {"out": str(self.out), "score": self.score and self.score.as_dict()}
@@ -161,6 +163,9 @@ def _train(
 ) -> TrainingResult:
     training, story = run.training, run.story
     _refuse_early(start, teacher, out, run)
+    for note in start.notes:
+        story.tell(note)
+    evaluator = _evaluator(start, run)
     set_dropout(student, training.dropout, training.attention_dropout)
     windows = _windows(start, run)
     batches = TrainingBatches(windows, token_budget=training.token_budget, seed=training.seed)
@@ -170,7 +175,7 @@ def _train(
         total=steps_in_all(len(batches), training, processes),
         training=training,
         pruning=pruning,
-        evaluator=_evaluator(start, run),
+        evaluator=evaluator,
         story=story,
     )
     if pruning is not None:
@@ -186,7 +191,7 @@ def _train(
     if pruning is not None and pruning.init == "fisher" and last_checkpoint(setup.folder) is None:
         _start_from_fisher(trainer, batches, pruning)
     trainer.run(resume=run.resume)
-    result = _result(student, out, run, trainer, setup, dropped=len(windows.dropped))
+    result = _result(student, out, run, trainer, dropped=len(windows.dropped))
     if trainer.is_world_process_zero():
         write_text_atomic(out / RECORD, json.dumps(record | {"result": result.as_dict()}, indent=1) + "\n")
         write_history(out / LOG, command, setup.folder / "log.csv", before=run.before and run.before / LOG)
@@ -337,9 +342,7 @@ def _start_from_fisher(trainer: StudentTrainer, batches: TrainingBatches, prunin
 # --- after ------------------------------------------------------------------------------------------------------------
 
 
-def _result(
-    student: Student, out: Path, run: Run, trainer: StudentTrainer, setup: TrainingSetup, *, dropped: int
-) -> TrainingResult:
+def _result(student: Student, out: Path, run: Run, trainer: StudentTrainer, *, dropped: int) -> TrainingResult:
     packed = packed_student(student)
     structure = packed.structure
     difference = 0.0
@@ -356,17 +359,17 @@ def _result(
             again = pack(written)
             difference = logit_difference(written, again)
         structure = again.structure
-    score = trainer.last_score
-    if score is None and setup.evaluator is not None:
-        score = setup.evaluator(student)
+    if trainer.last_score is None and trainer.evaluation_failure is None:  # resumed from the end
+        trainer.evaluate_student()
     return TrainingResult(
         out=out,
-        steps=setup.total,
+        steps=trainer.setup.total,
         linear_density=structure.linear_density,
         heads=structure.heads_left,
         heads_total=structure.heads_total,
         parameters=structure.parameters,
         packing_difference=difference,
         dropped_questions=dropped,
-        score=score,
+        score=trainer.last_score,
+        evaluation_failure=trainer.evaluation_failure,
     )

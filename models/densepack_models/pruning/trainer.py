@@ -125,6 +125,7 @@ class StudentTrainer(Trainer):
         self._sums: dict[str, Tensor] = {}
         self._summed = 0
         self.last_score: SquadScore | None = None
+        self.evaluation_failure: str | None = None
         self._saving_into: str | None = None
         self._training_log: TrainingLog | None = None
         self._advance: Callable[..., None] = lambda *_args, **_names: None
@@ -152,6 +153,7 @@ class StudentTrainer(Trainer):
             self.setup.story.tell(f"going on from step {done} of {self.setup.total}")
         if last is not None and done >= self.setup.total:
             self._load_from_checkpoint(str(last))
+            self._settle_masks()
             return
         with self.interruption, self.setup.story.progress("training", self.setup.total) as self._advance:
             self._advance(done)
@@ -176,20 +178,43 @@ class StudentTrainer(Trainer):
         self.regularisation = self.schedule.regularisation(step)
 
     def after_step(self, step: int, control: TrainerControl) -> None:
-        """Log, evaluate, and say whether to save or to stop."""
+        """Log, and say whether to save or to stop. What is to be evaluated is saved first, so `after_save` does it."""
         training, last = self.setup.training, step >= self.setup.total
-        evaluating = self.setup.evaluator is not None and (
-            last or (training.eval_every > 0 and step % training.eval_every == 0)
-        )
-        if evaluating or last or step % training.log_every == 0:
-            self._log_row(step, evaluating=evaluating)
+        if last:
+            self._settle_masks()
+        evaluating = self._evaluates_after(step)
+        if not evaluating and (last or step % training.log_every == 0):
+            self._log_row(step)
         self._advance(1)
-        control.should_save = last or self.interruption.wanted or step % training.save_every == 0
+        control.should_save = last or evaluating or self.interruption.wanted or step % training.save_every == 0
         if self.interruption.stop_signal is not None:
             control.should_training_stop = True
 
+    def _settle_masks(self) -> None:
+        """Fix the masks of a steered run at its target, where its schedule had no hold to do it in."""
+        if self.steering is not None:
+            self.regularisation = self.steering.update(self.setup.total)
+
+    def _evaluates_after(self, step: int) -> bool:
+        every, last = self.setup.training.eval_every, step >= self.setup.total
+        return self.setup.evaluator is not None and (last or (every > 0 and step % every == 0))
+
+    def evaluate_student(self) -> SquadScore | None:
+        """The student's score, by the first process. Where that fails it is told, and the training goes on."""
+        if self.setup.evaluator is None or not self.is_world_process_zero():
+            return None
+        self.last_score = self.evaluation_failure = None
+        try:
+            self.last_score = self.setup.evaluator(self.student)
+        except Exception as error:  # noqa: BLE001  # whatever it is, a training is worth more than its score
+            self.evaluation_failure = f"{type(error).__name__}: {error}"
+            self.setup.story.tell(f"the evaluation failed: {self.evaluation_failure}")
+        return self.last_score
+
     def after_save(self, step: int) -> None:
-        """Pause where a signal asked for it."""
+        """Evaluate where it is time, and pause where a signal asked for it."""
+        if self._evaluates_after(step):
+            self._log_row(step, score=self.evaluate_student())
         if self.interruption.pause_wanted and self.interruption.stop_signal is None:
             self.setup.story.tell(f"paused after step {step} of {self.setup.total}; go on with SIGUSR2 or SIGCONT")
             self.interruption.wait_while_paused()
@@ -311,7 +336,7 @@ class StudentTrainer(Trainer):
             self._sums[name] = self._sums.get(name, torch.zeros((), device=value.device)) + value.detach()
         self._summed += 1
 
-    def _log_row(self, step: int, *, evaluating: bool) -> None:
+    def _log_row(self, step: int, *, score: SquadScore | None = None) -> None:
         values: Values = {"step": step}
         values |= {name: float(total) / max(1, self._summed) for name, total in self._sums.items()}
         self._sums, self._summed = {}, 0
@@ -325,9 +350,8 @@ class StudentTrainer(Trainer):
                 "heads": density.heads,
             }
         if self.is_world_process_zero():
-            if evaluating and self.setup.evaluator is not None:
-                self.last_score = self.setup.evaluator(self.student)
-                values |= {"em": self.last_score.exact_match, "f1": self.last_score.f1}
+            if score is not None:
+                values |= {"em": score.exact_match, "f1": score.f1}
             if self._training_log is not None:
                 self._training_log.add(values)
             shown = describe_row(values)

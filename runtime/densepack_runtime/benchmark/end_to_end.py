@@ -20,7 +20,7 @@ from densepack_runtime.benchmark.sides import OnStep, Settings, Side, in_turn, n
 from densepack_runtime.benchmark.statistics import ratios, spread
 from densepack_runtime.errors import InputError, ParityError
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
-from densepack_runtime.question_answering.squad import SquadScore, read_squad, score_predictions
+from densepack_runtime.question_answering.squad import SquadScore, read_squad, refuse_unscorable, score_predictions
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.metered_session import Meter, MeteredSession
 
@@ -64,12 +64,13 @@ def measure_squad(
 ) -> dict[str, Any]:
     """The section `squad` of a benchmark document. `peak` is in GFLOP/s; `limit` keeps the first questions only.
 
-    Raises InputError for a side without a tokenizer or a file that cannot be read, and ParityError when a side does not
-    score the same in every round.
+    Raises InputError for a side without a tokenizer or a file that cannot be read or scored, and ParityError when a
+    side does not score the same in every round.
     """
     path = Path(path)
     contestants = {side.name: _Contestant(side, _windower(side)) for side in sides}
     dataset = read_squad(path, limit=limit)
+    refuse_unscorable(dataset)
     for side in sides:
         notify(on_step, f"warm-up {side.name} {path.name}")
         _run(contestants[side.name], path, min(WARMUP_QUESTIONS, len(dataset.questions)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -21,15 +23,21 @@ from densepack_runtime.commands.options import (
     ThreadsOption,
     app,
 )
+from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import print_json, print_table, tell
 from densepack_runtime.host.files import write_text_atomic
-from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
+from densepack_runtime.question_answering.question_answerer import QuestionAnswerer, SquadPredictions
 from densepack_runtime.question_answering.squad import (
+    ScorePart,
+    SquadDataset,
     SquadScore,
     load_squad,
+    refuse_unscorable,
     score_predictions,
     write_predictions,
 )
+
+FAILURES_TOLD = 10
 
 
 @app.command("eval")
@@ -53,11 +61,14 @@ def evaluate(
     strict: StrictOption = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Exact match and F1 of a bundle on a SQuAD file.
+    """Exact match and F1 of a bundle on a SQuAD file; predictions alone where the file has no answers.
+
+    A question that cannot be answered counts as wrong, the others are answered all the same; the exit code is 1.
 
     Example: densepack eval bundle --squad dev-v1.1.json --predictions predictions.json
     """
     dataset = load_squad(squad, limit)
+    _refuse_early(dataset, predictions, null_odds)
     with QuestionAnswerer.open(
         bundle,
         backend=backend,
@@ -67,23 +78,79 @@ def evaluate(
         cache=cache,
         strict=strict,
     ) as answerer:
-        answers = answerer.predict_with_null_odds(dataset, progress=True)
-    score = score_predictions(dataset, answers.texts)
+        found = answerer.predict_with_null_odds(dataset, progress=True, on_error="record")
     if predictions is not None:
-        write_predictions(predictions, answers.texts)
-        tell(f"wrote {len(answers.texts)} predictions to {predictions}")
+        write_predictions(predictions, found.texts)
+        tell(f"wrote {len(found.texts)} predictions to {predictions}")
     if null_odds is not None:
-        write_text_atomic(null_odds, json.dumps(answers.null_odds, indent=1) + "\n")
+        write_text_atomic(null_odds, json.dumps(found.null_odds, indent=1) + "\n")
         tell(f"wrote the odds of no answer to {null_odds}")
+    score = None if dataset.is_test_set else score_predictions(dataset, found.texts, failed=found.failures)
+    if score is None:
+        tell(f"{Path(squad).name} has no answers: there is nothing to score the predictions against")
+    _show(Path(squad).name, dataset, score, found, json_output=json_output)
+    _refuse_failures(found)
+
+
+def _refuse_early(dataset: SquadDataset, predictions: Path | None, null_odds: Path | None) -> None:
+    """Raise InputError for what would only fail after the last question."""
+    if dataset.is_test_set and predictions is None:
+        raise InputError(
+            "the file has no answers to score against: name a file for its predictions, --predictions FILE"
+        )
+    if not dataset.is_test_set:
+        refuse_unscorable(dataset)
+    if null_odds is not None and not dataset.allows_no_answer:
+        raise InputError("--null-odds is for SQuAD 2, where a question may have no answer: this file is of version 1.1")
+    outputs = {"--predictions": predictions, "--null-odds": null_odds}
+    for name, path in outputs.items():
+        if path is not None:
+            _refuse_unwritable(name, path)
+    if predictions is not None and null_odds is not None and predictions.resolve() == null_odds.resolve():
+        raise InputError(f"--predictions and --null-odds both name {predictions}: choose two files")
+
+
+def _refuse_unwritable(name: str, path: Path) -> None:
+    if path.is_dir():
+        raise InputError(f"{name} {path} is a folder: name a file in it")
+    if path.exists() and not path.is_file():  # a device or a pipe is written to, not replaced
+        return
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"{name} {path} cannot be written: {folder} is no folder that allows it; choose another place")
+
+
+def _show(
+    name: str, dataset: SquadDataset, score: SquadScore | None, found: SquadPredictions, *, json_output: bool
+) -> None:
     if json_output:
-        print_json({"squad": Path(squad).name, "sha256": dataset.sha256, **score.as_dict()})
-    else:
-        print_table(f"{Path(squad).name}", ("questions", "count", "exact match", "F1"), _score_rows(score))
+        failures = {"failures": {name: str(error) for name, error in found.failures.items()}} if found.failures else {}
+        print_json({"squad": name, "sha256": dataset.sha256, **(score.as_dict() if score else {}), **failures})
+    elif score is not None:
+        print_table(name, ("questions", "count", "exact match", "F1"), _score_rows(score))
 
 
 def _score_rows(score: SquadScore) -> list[tuple[str, ...]]:
-    """All questions, and for SQuAD 2 those with and without an answer."""
-    parts = (("all", score), ("with an answer", score.has_answer), ("without an answer", score.no_answer))
+    """All questions, for SQuAD 2 those with and without an answer, and those that failed, which count as wrong."""
+    failed = None if score.failed is None else ScorePart(0.0, 0.0, score.failed)
+    parts = (
+        ("all", score),
+        ("with an answer", score.has_answer),
+        ("without an answer", score.no_answer),
+        ("could not be answered", failed),
+    )
     return [
         (name, str(part.count), f"{part.exact_match:.2f}", f"{part.f1:.2f}") for name, part in parts if part is not None
     ]
+
+
+def _refuse_failures(found: SquadPredictions) -> None:
+    """Tell of the questions that could not be answered, and end with an error that says how many they are."""
+    for name, error in islice(found.failures.items(), FAILURES_TOLD):
+        tell(f"question {name!r:.60}: {error}")
+    if found.failures:
+        total = len(found.failures) + len(found.texts)
+        raise InputError(
+            f"{len(found.failures)} of {total} questions could not be answered, the first are named above: shorten or "
+            "remove them (--json lists them all)"
+        )

@@ -20,7 +20,7 @@ from densepack_runtime.parity.judgement import compare_spans, default_tolerance,
 from densepack_runtime.parity.report import ParityReport, QuestionDifference, RungReport
 from densepack_runtime.parity.tally import BestSpans, LogitTally, SpanTally
 from densepack_runtime.question_answering.answers import SpanRules
-from densepack_runtime.question_answering.squad import SquadDataset, score_predictions
+from densepack_runtime.question_answering.squad import SquadDataset, refuse_unscorable, score_predictions
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.batching import FEW_LENGTHS, length_sorted_batches
 from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, Session, Window
@@ -50,7 +50,8 @@ class ParityRun:
 
     @classmethod
     def of(cls, windower: Windower, dataset: SquadDataset, squad_name: str) -> ParityRun:
-        """Make all windows of all questions, in order."""
+        """Make all windows of all questions, in order. Raises InputError for questions that cannot be run or scored."""
+        refuse_unscorable(dataset)
         pairs = ((question.question, question.context) for question in dataset.questions)
         windows = [window for group in windower.windows_of(pairs) for window in group]
         return cls(dataset, windows, squad_name, windower.pad_id)

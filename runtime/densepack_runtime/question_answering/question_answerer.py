@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self, overload
@@ -35,10 +35,14 @@ _LOGGER = logging.getLogger("densepack")
 
 @dataclass(frozen=True, slots=True)
 class SquadPredictions:
-    """Answer texts by question id. For SQuAD 2 also the null odds: score of "no answer" less that of the best span."""
+    """Answer texts by question id. For SQuAD 2 also the null odds: score of "no answer" less that of the best span.
 
-    texts: dict[str, str]
-    null_odds: dict[str, float]
+    `failures` are the questions that could not be answered, and why, where they were to be recorded.
+    """
+
+    texts: dict[str, str] = field(default_factory=dict)
+    null_odds: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, InputError] = field(default_factory=dict)
 
 
 class QuestionAnswerer:
@@ -188,18 +192,24 @@ class QuestionAnswerer:
         """
         return self.predict_with_null_odds(dataset, progress=progress).texts
 
-    def predict_with_null_odds(self, dataset: SquadDataset, *, progress: bool = False) -> SquadPredictions:
+    def predict_with_null_odds(
+        self, dataset: SquadDataset, *, progress: bool = False, on_error: Literal["raise", "record"] = "raise"
+    ) -> SquadPredictions:
         """Like `predict`, with what the official script takes as --na-prob-file to find the best threshold.
 
-        For SQuAD 2 the null threshold of `rules` counts, 0 where they have none.
+        For SQuAD 2 the null threshold of `rules` counts, 0 where they have none. With `on_error="record"`, a question
+        that cannot be answered is kept among the failures, and the others are answered.
         """
         rules = self.rules.for_dataset(allows_no_answer=dataset.allows_no_answer)
         pairs = [(question.question, question.context) for question in dataset.questions]
-        predictions = SquadPredictions({}, {})
+        predictions = SquadPredictions()
         found = self._with_progress(self._stream(pairs, rules), pairs, progress)
         for question, answers in zip(dataset.questions, found, strict=True):
             if isinstance(answers, InputError):
-                raise InputError(f"question {question.id!r}: {answers}") from answers
+                if on_error == "raise":
+                    raise InputError(f"question {question.id!r}: {answers}") from answers
+                predictions.failures[question.id] = answers
+                continue
             predictions.texts[question.id] = answers[0].text
             if dataset.allows_no_answer:
                 predictions.null_odds[question.id] = null_odds(answers)

@@ -18,13 +18,14 @@ import re
 import string
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.files import write_text_atomic
+from densepack_runtime.question_answering.squad_forms import Node, StoredQuestion, document_of, questions_of
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -56,6 +57,11 @@ class SquadDataset:
         version = self.version.lower().removeprefix("v")
         return version.startswith("2") or any(question.is_impossible for question in self.questions)
 
+    @property
+    def is_test_set(self) -> bool:
+        """Whether it says of no question what is right, so that predictions can be made and not scored."""
+        return not any(question.answers or question.is_impossible for question in self.questions)
+
 
 @dataclass(frozen=True, slots=True)
 class ScorePart:
@@ -68,13 +74,17 @@ class ScorePart:
 
 @dataclass(frozen=True, slots=True)
 class SquadScore:
-    """Exact match and F1 in percent; for SQuAD 2 also over the questions with and without an answer."""
+    """Exact match and F1 in percent; for SQuAD 2 also over the questions with and without an answer.
+
+    `failed` is how many of `count` could not be answered, and count as wrong; None where all were.
+    """
 
     exact_match: float
     f1: float
     count: int
     has_answer: ScorePart | None = None
     no_answer: ScorePart | None = None
+    failed: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The parts that exist, for JSON."""
@@ -87,7 +97,8 @@ def sample_squad_path() -> Path:
 
 
 def read_squad(path: str | Path, *, limit: int | None = None) -> SquadDataset:
-    """Read a SQuAD file, .json or .json.gz; `limit` keeps the first questions only.
+    """Read SQuAD data in any of its forms (see squad_forms), .json, .jsonl or either .gz; `limit` keeps the first
+    questions only.
 
     Raises InputError that says where in the file something is wrong.
     """
@@ -97,79 +108,64 @@ def read_squad(path: str | Path, *, limit: int | None = None) -> SquadDataset:
     try:
         raw = path.read_bytes()
         text = gzip.decompress(raw) if path.suffix == ".gz" else raw
-        document = json.loads(text)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"the SQuAD file {path} cannot be read: {error}") from error
+    try:
+        document = document_of(text.decode(json.detect_encoding(text)))
+        version = _version(document)
+        questions = _questions(list(questions_of(document)), version)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end
         raise InputError(f"the SQuAD file {path} is not JSON: {error}") from error
-    questions = tuple(_Reader(path).questions(document))
     if not questions:
         raise InputError(f"the SQuAD file {path} has no questions")
     _check_unique(path, questions)
-    return SquadDataset(
-        version=str(document.get("version", "")),
-        questions=questions[:limit],
-        sha256=hashlib.sha256(raw).hexdigest(),
+    return SquadDataset(version=version, questions=questions[:limit], sha256=hashlib.sha256(raw).hexdigest())
+
+
+def _version(document: list[Node] | Node) -> str:
+    stored = document.value.get("version") if isinstance(document, Node) and isinstance(document.value, dict) else None
+    return "" if stored is None else str(stored)
+
+
+def _questions(stored: Sequence[StoredQuestion], version: str) -> tuple[SquadQuestion, ...]:
+    """The questions as they are asked.
+
+    The hub's rows of SQuAD 2 do not say `is_impossible`. Where some of a file have answers, those without are; where
+    none has, it is a test set.
+    """
+    squad2_rows = not version and any(question.flat and question.golds() for question in stored)
+    return tuple(_question(each, unanswered_is_impossible=squad2_rows and each.flat) for each in stored)
+
+
+def _question(stored: StoredQuestion, *, unanswered_is_impossible: bool) -> SquadQuestion:
+    golds, impossible = stored.golds(), stored.entry.child("is_impossible")
+    said = unanswered_is_impossible and not golds if impossible.value is None else impossible.get(bool)
+    return SquadQuestion(
+        id=_identity(stored.entry.child("id")),
+        question=stored.entry.child("question").get(str),
+        context=stored.context,
+        answers=tuple(answer for answer, _ in golds),
+        answer_starts=tuple(start for _, start in golds),
+        is_impossible=said,
     )
+
+
+def _identity(node: Node) -> str:
+    """An id as predictions have it, as text. It has to be writable, which a lone surrogate is not."""
+    identity = str(node.value) if type(node.value) is int else node.get(str)
+    try:
+        identity.encode()
+    except UnicodeEncodeError as error:
+        raise node.fault("valid Unicode") from error
+    return identity
 
 
 def _check_unique(path: Path, questions: Sequence[SquadQuestion]) -> None:
     repeated = [name for name, count in Counter(question.id for question in questions).items() if count > 1]
     if repeated:
-        raise InputError(f"{path}: {len(repeated)} question ids are used twice, the first is {repeated[0]!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Walks the nested lists and says where it is when something is wrong."""
-
-    path: Path
-
-    def questions(self, document: Any) -> Iterator[SquadQuestion]:
-        for a, article in enumerate(self.field(document, "data", list, "")):
-            place = f"data[{a}]"
-            for p, paragraph in enumerate(self.field(article, "paragraphs", list, place)):
-                inner = f"{place}.paragraphs[{p}]"
-                context = self.field(paragraph, "context", str, inner)
-                for q, entry in enumerate(self.field(paragraph, "qas", list, inner)):
-                    yield self.question(entry, context, f"{inner}.qas[{q}]")
-
-    def question(self, entry: Any, context: str, place: str) -> SquadQuestion:
-        identity = self.field(entry, "id", str, place)
-        text = self.field(entry, "question", str, place)
-        impossible = entry.get("is_impossible", False)
-        if not isinstance(impossible, bool):
-            raise self.error(f"{place}.is_impossible", "true or false", impossible)
-        golds = [
-            (
-                self.field(answer, "text", str, f"{place}.answers[{n}]"),
-                self.field(answer, "answer_start", int, f"{place}.answers[{n}]"),
-            )
-            for n, answer in enumerate(self.field(entry, "answers", list, place))
-        ]
-        return SquadQuestion(
-            id=identity,
-            question=text,
-            context=context,
-            answers=tuple(answer for answer, _ in golds),
-            answer_starts=tuple(start for _, start in golds),
-            is_impossible=impossible,
-        )
-
-    def field(self, entry: Any, name: str, kind: type, place: str) -> Any:
-        if not isinstance(entry, dict):
-            raise self.error(place or "the document", "an object", entry)
-        value = entry.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.error(f"{place}.{name}".lstrip("."), _KINDS[kind], value)
-        return value
-
-    def error(self, place: str, wanted: str, value: Any) -> InputError:
-        shown = "missing" if value is None else repr(value)[:60]
-        return InputError(f"{self.path}: {place} must be {wanted}, it is {shown}")
-
-
-_KINDS: dict[type, str] = {list: "a list", str: "a string", int: "a whole number"}
+        raise InputError(f"{path}: {len(repeated)} question ids are used twice, the first is {repeated[0]!r:.60}")
 
 
 def normalize_answer(text: str) -> str:
@@ -199,30 +195,47 @@ def f1_or_empty(prediction: str, gold: str) -> float:
     return f1(prediction, gold)
 
 
-def score_predictions(dataset: SquadDataset, predictions: Mapping[str, str]) -> SquadScore:
+def refuse_unscorable(dataset: SquadDataset) -> None:
+    """Raise InputError when a question has nothing to be scored against: before the work that a score is to follow."""
+    bare = [] if dataset.allows_no_answer else [question.id for question in dataset.questions if not question.answers]
+    if bare:
+        raise InputError(
+            f"{len(bare)} of {len(dataset.questions)} questions have no gold answer, first {bare[0]!r:.60}, and the "
+            "file is not SQuAD 2: leave them out, or mark them with is_impossible"
+        )
+
+
+def score_predictions(
+    dataset: SquadDataset, predictions: Mapping[str, str], *, failed: Collection[str] = ()
+) -> SquadScore:
     """Exact match and F1 of predictions by question id, by the rules of the dataset's version.
 
-    Raises InputError when there is no question, or one without a prediction or (in SQuAD v1.1) without a gold answer.
+    Questions in `failed` need no prediction and are wrong, as the official v1.1 script counts what is missing. Raises
+    InputError when there is no question, or one without a prediction or (in SQuAD v1.1) without a gold answer.
     """
     if not dataset.questions:
         raise InputError("there are no questions to score")
-    missing = [question.id for question in dataset.questions if question.id not in predictions]
+    found = predictions.keys() | set(failed)
+    missing = [question.id for question in dataset.questions if question.id not in found]
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(dataset.questions)} questions have no prediction, first {missing[0]!r}"
+            f"{len(missing)} of {len(dataset.questions)} questions have no prediction, first {missing[0]!r:.60}"
         )
+    refuse_unscorable(dataset)
     no_answer = dataset.allows_no_answer
-    scores = [_score_question(question, predictions[question.id], no_answer) for question in dataset.questions]
+    scores = [
+        (0.0, 0.0) if question.id in failed else _score_question(question, predictions[question.id], no_answer)
+        for question in dataset.questions
+    ]
     exact, overlap, count = _mean(scores)
+    whole = SquadScore(exact, overlap, count, failed=len(failed) or None)
     if not no_answer:
-        return SquadScore(exact, overlap, count)
+        return whole
     # As the official script sorts them: by the list of gold answers, not by `is_impossible`.
     answered = [score for question, score in zip(dataset.questions, scores, strict=True) if question.answers]
     unanswered = [score for question, score in zip(dataset.questions, scores, strict=True) if not question.answers]
-    return SquadScore(
-        exact,
-        overlap,
-        count,
+    return replace(
+        whole,
         has_answer=ScorePart(*_mean(answered)) if answered else None,
         no_answer=ScorePart(*_mean(unanswered)) if unanswered else None,
     )
@@ -233,8 +246,6 @@ def _score_question(question: SquadQuestion, prediction: str, no_answer: bool) -
     golds, overlap = question.answers, f1
     if no_answer:  # the official script leaves out golds that normalise to nothing
         golds, overlap = tuple(gold for gold in golds if normalize_answer(gold)) or ("",), f1_or_empty
-    if not golds:
-        raise InputError(f"question {question.id!r} has no gold answer, and the file is not SQuAD 2")
     return max(exact_match(prediction, gold) for gold in golds), max(overlap(prediction, gold) for gold in golds)
 
 

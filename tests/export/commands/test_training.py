@@ -101,7 +101,13 @@ def test_a_field_more_is_an_option_more_of_all_three() -> None:
         ("save_every", 0, 2),
         ("log_every", 0, 2),
         ("eval_every", -1, 2),
+        ("seed", 2**32, 2),
         ("epochs", 0.0, 1),
+        ("epochs", float("inf"), 1),
+        ("learning_rate", -3e-5, 1),
+        ("learning_rate", 0.0, 1),
+        ("learning_rate", float("nan"), 1),
+        ("weight_decay", -0.1, 1),
         ("distillation_weight", 1.5, 1),
         ("dropout", -0.5, 1),
         ("attention_dropout", 2.0, 1),
@@ -114,6 +120,14 @@ def test_out_of_bounds_is_told_alike_by_library_and_command_line(
         changed(TrainingOptions(), {field: value})
     done = densepack("prune", *FILES, f"--{field.replace('_', '-')}", value)
     assert (done.code, str(caught.value) in told(done)) == (code, True), done.err
+
+
+@pytest.mark.parametrize("field", ["lambda", "score-learning-rate", "dense-coefficient", "target-density"])
+def test_a_negative_weight_of_pruning_is_refused_before_anything_is_read(densepack: CommandLine, field: str) -> None:
+    done = densepack("prune", *FILES, f"--{field}", -1)
+    assert done.code == 1
+    [line] = done.err.splitlines()
+    assert "density of -100 % cannot be reached" in line or f"{field.replace('-', '_')} is -1" in line
 
 
 def test_out_of_bounds_of_pruning_and_run_is_told_alike(densepack: CommandLine) -> None:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import BertForMaskedLM, BertModel
 
 from densepack_models.formats.checkpoint import load_checkpoint
+from densepack_models.pruning.density import Steering
+from densepack_models.pruning.evaluation import Evaluator
 from densepack_models.pruning.trainer import StudentTrainer, last_checkpoint
 from densepack_models.pruning.training_log import COLUMNS
 from tests.command_line import CommandLine
+from tests.models.formats.test_new_head import save
 from tests.models.pruning.conftest import PruneCommand, TinyFiles
-from tests.models.pruning.tiny_task import tiny_start, write_squad, write_start
+from tests.models.pruning.tiny_task import squad_document, tiny_start, write_squad, write_start
+
+BLOCKS = {"prune": ("--attention-block", "4x4"), "fill": (), "finetune": ()}
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -73,6 +80,43 @@ def test_from_dense_to_filled(
     assert sum(len(heads) for heads in config["pruned_heads"].values()) == 8 - result["heads"]
 
 
+@pytest.mark.parametrize(
+    ("steps", "target", "options"),
+    [
+        (5, 0.3, ()),
+        (1, 0.29, ("--init", "fisher")),
+        (5, 0.3, ("--attention-block", "head", "--method", "topk")),
+        (5, 0.45, ("--preset", "magnitude")),
+        (3, 0.3, ("--method", "l0", "--last-threshold", 0)),
+        (5, 0.5, ("--method", "threshold", "--half")),
+    ],
+)
+def test_a_schedule_without_a_hold_keeps_the_target(
+    tiny_prune: PruneCommand,
+    densepack: CommandLine,
+    tmp_path: Path,
+    steps: int,
+    target: float,
+    options: tuple[Any, ...],
+) -> None:
+    done = tiny_prune(tmp_path / "out", "--max-steps", steps, "--target-density", target, *options)
+    assert done.code == 0, done.err
+    told = json.loads(densepack("inspect", tmp_path / "out", "--json").out)
+    assert 0 < told["linear_density_percent"] <= 100 * target
+    assert float(rows(tmp_path / "out")[-1]["density"]) * 100 == pytest.approx(told["linear_density_percent"])
+
+
+def test_a_finished_state_is_held_to_the_target(tiny_prune: PruneCommand, tmp_path: Path) -> None:
+    """Such states are there from versions that left the masks as they were."""
+    arguments = (tmp_path / "out", "--max-steps", 5, "--target-density", 0.3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Steering, "update", lambda *_: 0.0)
+        assert tiny_prune(*arguments).code == 0
+    done = tiny_prune(*arguments, "--resume", "--overwrite", "--json")
+    assert done.code == 0, done.err
+    assert 0 < json.loads(done.out)["linear_density"] <= 0.3
+
+
 def test_finetune_needs_no_teacher(tiny_files: TinyFiles, densepack: CommandLine, tmp_path: Path) -> None:
     arguments = list(tiny_files.arguments("finetune", tmp_path / "out"))
     at = arguments.index("--teacher")
@@ -82,6 +126,90 @@ def test_finetune_needs_no_teacher(tiny_files: TinyFiles, densepack: CommandLine
     log = rows(tmp_path / "out")
     assert {row["kd"] for row in log} == {""}
     assert float(log[-1]["ce"]) < float(log[0]["ce"])
+
+
+@pytest.mark.parametrize("kind", [BertModel, BertForMaskedLM])
+def test_a_pretrained_encoder_is_fine_tuned_with_a_new_head(
+    tiny_files: TinyFiles, densepack: CommandLine, tmp_path: Path, kind: type[Any]
+) -> None:
+    save(kind, tmp_path / "encoder")
+    files = replace(tiny_files, start=tmp_path / "encoder")
+
+    def tune(name: str, *options: object) -> dict[str, torch.Tensor]:
+        done = densepack(*files.arguments("finetune", tmp_path / name), "--max-steps", 4, *options)
+        assert done.code == 0, done.err
+        assert f"{kind.__name__} has no question-answering head: it is new, drawn with seed" in done.err
+        return load_checkpoint(tmp_path / name).tensors
+
+    first, again, other = tune("first"), tune("again"), tune("other", "--seed", 1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["qa_outputs.weight"], other["qa_outputs.weight"])
+    without = [part for part in files.arguments("finetune", tmp_path / "alone") if part not in ("--teacher",)]
+    without.remove(str(files.teacher))
+    assert densepack(*without, "--max-steps", 4).code == 0
+
+
+def test_only_the_start_of_finetune_may_be_without_a_head(
+    tiny_files: TinyFiles, densepack: CommandLine, tmp_path: Path
+) -> None:
+    save(BertModel, tmp_path / "encoder")
+    headless = replace(tiny_files, start=tmp_path / "encoder")
+    for files, command in (
+        (headless, "prune"),
+        (headless, "fill"),
+        (replace(tiny_files, teacher=tmp_path / "encoder"), "finetune"),
+    ):
+        done = densepack(*files.arguments(command, tmp_path / "out"))
+        assert done.code == 1
+        assert "has no question-answering head: densepack finetune trains one" in done.error_lines[0]
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        ({"answers": []}, "1 of 3 questions have no gold answer, first 'q1', and the file is not SQuAD 2"),
+        ({"question": " "}, "1 of 3 questions of the evaluation data cannot be answered, first 'q1': the question is"),
+        ({"id": "q0"}, "1 question ids are used twice"),
+    ],
+)
+@pytest.mark.parametrize("command", ["prune", "fill", "finetune"])
+def test_what_could_not_be_scored_is_refused_before_the_training(
+    tiny_files: TinyFiles, densepack: CommandLine, tmp_path: Path, command: str, question: Any, message: str
+) -> None:
+    document = squad_document(3)
+    document["data"][0]["paragraphs"][1]["qas"][0] |= question
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    done = densepack(*tiny_files.arguments(command, tmp_path / "out"), *BLOCKS[command], "--eval-squad", path)
+    assert done.code == 1
+    assert message in done.error_lines[0]
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.state" / command / "log.csv").exists()
+
+
+def test_an_evaluation_that_fails_costs_no_training(
+    tiny_prune: PruneCommand, tiny_files: TinyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, state = tmp_path / "out", tmp_path / "out.state" / "prune"
+    saved: list[str] = []
+
+    def fail(*_: object) -> None:
+        saved.append(last_checkpoint(state).name)  # type: ignore[union-attr]
+        raise RuntimeError("out of memory")
+
+    options = ("--eval-squad", tiny_files.data, "--eval-every", 7, "--max-steps", 16)
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "score", fail)
+        done = tiny_prune(out, *options, "--json")
+    assert saved == ["checkpoint-7", "checkpoint-14", "checkpoint-16"]
+    assert done.code == 1
+    assert f"{out} is whole, but it could not be scored: RuntimeError: out of memory" in " ".join(done.err.split())
+    assert json.loads(done.out)["evaluation_failure"] == "RuntimeError: out of memory"
+    assert load_checkpoint(out)
+    assert [int(row["step"]) for row in rows(out)] == [5, 7, 10, 14, 15, 16]
+    again = tiny_prune(out, *options, "--resume", "--overwrite", "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["score"]["count"] == 64
 
 
 def test_bf16(tiny_prune: PruneCommand, tmp_path: Path) -> None:
@@ -98,6 +226,7 @@ def test_bf16(tiny_prune: PruneCommand, tmp_path: Path) -> None:
         (("--device", "cuda"), "PyTorch sees no CUDA GPU: use --device cpu"),
         (("--warmup-steps", 3), "a run of 30 steps has no room to prune"),
         (("--target-density", 1.5), "a density of 150 % cannot be reached"),
+        (("--target-density", 0.05), "a density of 5 % is out of reach: the floor on survivors"),
         (("--method", "magic"), "method is 'magic', one of sigmoid, topk, threshold, magnitude, l0 is needed"),
         (("--attention-block", "5x5"), "blocks of 5x5 do not fit: layer 0 query is [32, 32]"),
         (("--max-length", 512), "windows of 512 tokens are longer than"),

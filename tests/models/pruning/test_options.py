@@ -21,6 +21,7 @@ class Sampling:
     share: float = option(0.5, "Share of them, 0 to 1.", least=0, most=1)
     scale: float = option(1.0, above=0)
     free: float = 1.0
+    turns: int = option(0, flag="--turn", least=0)
 
     def __post_init__(self) -> None:
         refuse(faults_of(self))
@@ -39,6 +40,9 @@ def test_what_is_within_bounds() -> None:
         ({"share": 1.5}, "share is 1.5, 0 to 1 is needed"),
         ({"share": float("nan")}, "share is nan, 0 to 1 is needed"),
         ({"scale": 0.0}, "scale is 0, more than 0 is needed"),
+        ({"scale": float("inf")}, "scale is inf, a finite number is needed"),
+        ({"free": float("nan")}, "free is nan, a finite number is needed"),
+        ({"turns": -1}, "--turn is -1, at least 0 is needed"),
         ({"batches": -3, "share": -1.0}, "batches is -3, at least 1 is needed; share is -1, 0 to 1 is needed"),
     ],
 )
@@ -56,7 +60,7 @@ def test_all_faults_of_a_training_are_told() -> None:
         "dropout is 2, 0 to 1 is needed",
         "precision is 'int8', one of fp32, bf16, fp16 is needed",
         "device is 'tpu', one of auto, cpu, cuda is needed",
-        "seed is -1, at least 0 is needed",
+        "seed is -1, 0 to 4294967295 is needed",
     ]
 
 
@@ -69,6 +73,31 @@ def test_all_faults_of_a_pruning_are_told() -> None:
         "the last threshold of magnitude is the kept share, 0 to 1, not 2",
         "a density of 150 % cannot be reached: it is between 0 and 100 %",
     ]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "regularisation",
+        "attention_coefficient",
+        "dense_coefficient",
+        "initial_warmups",
+        "final_warmups",
+        "score_learning_rate",
+    ],
+)
+@pytest.mark.parametrize("value", [-1e-3, float("nan"), float("inf")])
+def test_what_pruning_cannot_be_weighed_with(field: str, value: float) -> None:
+    name = "--lambda" if field == "regularisation" else field
+    with pytest.raises(InputError, match=f"^{name} is {value:g}, .* is needed$"):
+        PruningOptions(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["first_threshold", "last_threshold"])
+def test_thresholds_are_finite(field: str) -> None:
+    with pytest.raises(InputError, match=f"{field} is nan, a finite number is needed"):
+        PruningOptions(method="threshold", **{field: float("nan")})  # type: ignore[arg-type]
+    assert PruningOptions(method="threshold", first_threshold=-1.0).first_threshold == -1
 
 
 def test_blocks_from_text() -> None:

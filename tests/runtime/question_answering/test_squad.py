@@ -94,10 +94,25 @@ def document(*entries: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {"version": "1.1", "data": [{"paragraphs": [{"context": "It is here.", "qas": list(entries)}]}]} | changes
 
 
+def row(**changes: Any) -> dict[str, Any]:
+    """A question as the hub's data sets have it."""
+    answers = {"text": ["here"], "answer_start": [6]}
+    return {"id": "q", "title": "t", "context": "It is here.", "question": "Where?", "answers": answers} | changes
+
+
+def lines(*values: object) -> str:
+    return "\n".join(map(json.dumps, values))
+
+
 def written(tmp_path: Path, content: object) -> Path:
     path = tmp_path / "squad.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     return path
+
+
+NESTED = document(
+    entry(answers=[{"text": "here", "answer_start": 6}]), entry(id="r", answers=[{"text": "is", "answer_start": 3}])
+)
 
 
 def test_reading(tmp_path: Path) -> None:
@@ -110,6 +125,71 @@ def test_reading(tmp_path: Path) -> None:
         SquadQuestion("q", "Where?", "It is here.", ("here",), (3,)),
         SquadQuestion("r", "Where?", "It is here.", (), (), is_impossible=True),
     )
+
+
+@pytest.mark.parametrize("identity", [5, 10**30, -1])
+def test_an_integer_id_is_its_text(tmp_path: Path, identity: int) -> None:
+    [question] = read_squad(written(tmp_path, document(entry(id=identity)))).questions
+    assert question.id == str(identity)
+
+
+ROWS = [row(), row(id="r", answers={"text": ["is"], "answer_start": [3]})]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        ROWS,
+        {"data": ROWS},
+        {"version": "1.1", "data": ROWS},
+        lines(*ROWS),
+        f"\n{lines(*ROWS)}\n\n",
+        lines(*ROWS).replace("\n", "\r\n"),
+        [row(answers=[{"text": "here", "answer_start": 6}], is_impossible=None), ROWS[1]],
+        [NESTED["data"][0]],
+    ],
+    ids=["list", "data", "version", "lines", "blank lines", "CR LF", "official answers", "list of articles"],
+)
+def test_the_hubs_forms_read_as_the_official_one(tmp_path: Path, content: object) -> None:
+    official = read_squad(written(tmp_path, NESTED)).questions
+    assert read_squad(written(tmp_path, content)).questions == official
+    assert read_squad(written(tmp_path, lines(row()))).questions == official[:1]
+
+
+def test_a_line_separator_in_a_text_ends_no_line(tmp_path: Path) -> None:
+    rows = [row(context="It\u2028is here.", question="Where\x85?"), row(id="r")]
+    text = "\n".join(json.dumps(each, ensure_ascii=False) for each in rows)
+    assert [question.context for question in read_squad(written(tmp_path, text)).questions] == [
+        "It\u2028is here.",
+        "It is here.",
+    ]
+
+
+def test_rows_without_an_answer_are_impossible_where_others_have_one(tmp_path: Path) -> None:
+    empty = {"text": [], "answer_start": []}
+    rows = [row(), row(id="r", answers=empty)]
+    dataset = read_squad(written(tmp_path, rows))
+    assert [question.is_impossible for question in dataset.questions] == [False, True]
+    assert dataset.allows_no_answer
+    told = read_squad(written(tmp_path, {"version": "1.1", "data": rows}))
+    assert not told.allows_no_answer
+    said = read_squad(written(tmp_path, [rows[0], rows[1] | {"is_impossible": False}]))
+    assert not said.allows_no_answer
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        document(entry(answers=[])),
+        document({"id": "q", "question": "Where?"}),
+        document(entry(answers=None), version="v2.0"),
+        [row(answers={"text": [], "answer_start": []}), row(id="r", answers=None)],
+    ],
+)
+def test_a_file_without_answers_is_a_test_set(tmp_path: Path, content: object) -> None:
+    assert read_squad(written(tmp_path, content)).is_test_set
+    assert not read_squad(written(tmp_path, NESTED)).is_test_set
+    assert not read_squad(written(tmp_path, document(entry(answers=[], is_impossible=True)))).is_test_set
 
 
 def test_a_compressed_file_reads_the_same(tmp_path: Path) -> None:
@@ -159,14 +239,19 @@ def test_which_rules_a_file_has(version: str, impossible: bool, expected: bool) 
     [
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ([], r"the document must be an object, it is \[\]"),
+        (3, "the document must be an object, it is 3"),
+        ([], "has no questions"),
+        ([3], r"\[0\] must be an object, it is 3"),
         ({"version": "1.1"}, "data must be a list, it is missing"),
         (document(data=[]), "has no questions"),
         (document(), "has no questions"),
         (document(data=[3]), r"data\[0\] must be an object, it is 3"),
         (document(data=[{"paragraphs": [{"qas": []}]}]), r"data\[0\].paragraphs\[0\].context must be a string"),
         (document(data=[{"paragraphs": [{"context": "…"}]}]), r"data\[0\].paragraphs\[0\].qas must be a list"),
-        (document(entry(), entry(id=5)), r"data\[0\].paragraphs\[0\].qas\[1\].id must be a string, it is 5"),
+        (document(entry(), entry(id=5.5)), r"data\[0\].paragraphs\[0\].qas\[1\].id must be a string, it is 5.5"),
+        (document(entry(id=True)), "id must be a string, it is True"),
+        (document(entry(id="\ud800")), r"id must be valid Unicode, it is '\\ud800'"),
+        (document(entry(), entry(id="5"), entry(id=5)), "1 question ids are used twice, the first is '5'"),
         (document(entry(question=None)), r"qas\[0\].question must be a string, it is missing"),
         (document(entry(answers="here")), r"qas\[0\].answers must be a list, it is 'here'"),
         (document(entry(answers=["here"])), r"qas\[0\].answers\[0\] must be an object, it is 'here'"),
@@ -174,6 +259,18 @@ def test_which_rules_a_file_has(version: str, impossible: bool, expected: bool) 
         (document(entry(answers=[{"text": "x", "answer_start": True}])), "must be a whole number, it is True"),
         (document(entry(is_impossible="no")), r"qas\[0\].is_impossible must be true or false, it is 'no'"),
         (document(entry(), entry(), entry(id="r")), "1 question ids are used twice, the first is 'q'"),
+        ([row(context=5)], r"\[0\].context must be a string, it is 5"),
+        ([row(answers={"text": ["x"]})], r"\[0\].answers.answer_start must be a list, it is missing"),
+        ([row(answers={"text": ["x"], "answer_start": []})], r"must be as many starts as texts \(0 and 1\), it is"),
+        ([row(answers={"text": ["x"], "answer_start": ["0"]})], r"answers.answer_start\[0\] must be a whole number"),
+        ({"data": [row(question=None)]}, r"data\[0\].question must be a string, it is missing"),
+        (lines(row(), 3), "line 2 must be an object, it is 3"),
+        (lines(row(), row(id=None)), "line 2.id must be a string, it is missing"),
+        ("\n\n" + lines(row(), 3), "line 4 must be an object, it is 3"),
+        (f"{json.dumps(NESTED, indent=1)} x", "is not JSON: Extra data"),
+        ("[] []", "is not JSON: Extra data"),
+        (lines(row()) + "\n{", "is not JSON: line 2: Expecting property name"),
+        ("{}\n{}", "line 1.paragraphs must be a list, it is missing"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_place(tmp_path: Path, content: object, message: str) -> None:
@@ -234,8 +331,19 @@ def test_what_cannot_be_scored_is_refused() -> None:
         score_predictions(make_dataset([]), {})
     with pytest.raises(InputError, match="2 of 3 questions have no prediction, first '1'"):
         score_predictions(make_dataset([["x"]] * 3), {"0": "x"})
-    with pytest.raises(InputError, match="question '0' has no gold answer, and the file is not SQuAD 2"):
-        score_predictions(make_dataset([[]], "1.1"), {"0": "x"})
+    with pytest.raises(
+        InputError, match="1 of 2 questions have no gold answer, first '1', and the file is not SQuAD 2"
+    ):
+        score_predictions(make_dataset([["x"], []], "1.1"), {"0": "x", "1": ""})
+
+
+@pytest.mark.parametrize("version", ["1.1", "v2.0"])
+def test_a_question_that_failed_counts_as_wrong(version: str) -> None:
+    golds = [["x"], ["y"]] if version == "1.1" else [["x"], []]
+    score = score_predictions(make_dataset(golds, version), {"0": "x"}, failed={"1"})
+    assert (score.exact_match, score.f1, score.count, score.failed) == (50, 50, 2, 1)
+    if version == "v2.0":
+        assert score.no_answer == ScorePart(0, 0, 1)
 
 
 @given(st.text(max_size=30), st.text(max_size=30))
