@@ -19,7 +19,7 @@ from densepack_runtime.commands.options import CacheOption, JsonOption, LimitOpt
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.command_record import told_command
 from densepack_runtime.host.console import print_json, progress_bar, tell
-from densepack_runtime.host.files import write_text_atomic
+from densepack_runtime.host.files import refuse_new_file, write_text_atomic
 from densepack_runtime.sessions.options import SessionOptions
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def bench(
     from densepack_runtime.benchmark.sides import Cell, Settings
     from densepack_runtime.question_answering.squad import sample_squad_path
 
+    if out is not None:
+        refuse_new_file(out)
     cells = [Cell(batch, length) for batch in numbers(batches) for length in numbers(lengths)]
     request = _Request(
         cells=tuple(cells) if latency else (),

@@ -14,7 +14,8 @@ last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,20 @@ def write_transformers(
     FFN units go back to the positions that the structure knows. Raises InputError for another dtype or a folder that
     may not be replaced, CheckpointError that names the tensors that do not fit float16.
     """
+    with new_transformers(packed, Path(folder), tokenizer_json=tokenizer_json, dtype=dtype, overwrite=overwrite):
+        pass
+
+
+@contextmanager
+def new_transformers(
+    packed: PackedBertForQuestionAnswering,
+    folder: Path,
+    *,
+    tokenizer_json: str,
+    dtype: torch.dtype,
+    overwrite: bool,
+) -> Iterator[Path]:
+    """The same, in a temporary folder to which more can be added before it becomes `folder`."""
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype} cannot be written, only {' and '.join(map(str, DTYPES))}")
     structure = packed.structure
@@ -83,11 +98,12 @@ def write_transformers(
         raise CheckpointError(f"values beyond the range of {DTYPES[dtype]} in {', '.join(overflowing)}: write float32")
     config = config | published_config(structure, family) | {"dtype": DTYPES[dtype]}
     config.pop("torch_dtype", None)  # the older name of the same field
-    with new_folder(Path(folder), replaces=strangers_in if overwrite else None) as temporary:
+    with new_folder(folder, replaces=strangers_in if overwrite else None) as temporary:
         write_json(temporary / "config.json", config)
         save_tensors(stored, temporary / "model.safetensors")
         write_text(temporary / "tokenizer.json", tokenizer_json)
         write_tokenizer_files(temporary, tokenizer_json, structure.max_position_embeddings)
+        yield temporary
 
 
 def strangers_in(folder: Path) -> list[str]:
@@ -103,9 +119,16 @@ def strangers_in(folder: Path) -> list[str]:
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file. Raises OSError where the disk is full, as every other writer does."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    try:
+    with write_errors(path):
         save_file(contiguous, path, metadata={"format": "pt"})
-    except SafetensorError as error:
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """What safetensors and torch raise where a file cannot be written becomes OSError."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
         raise OSError(f"{path} cannot be written: {error}") from error
 
 

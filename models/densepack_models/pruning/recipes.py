@@ -22,7 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
-from densepack_models.formats.writer import write_transformers
+from densepack_models.formats.json_files import write_text
+from densepack_models.formats.writer import LOG, RECORD, new_transformers, strangers_in
+from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import logit_difference, pack
 from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.density import final_density, refuse_unreachable
@@ -51,10 +53,9 @@ from densepack_models.pruning.training_log import Story, write_history
 from densepack_models.weights import tensors_from_module
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.files import write_text_atomic
+from densepack_runtime.host.folders import refuse_new_folder
 from densepack_runtime.question_answering.squad import SquadDataset, SquadScore
 
-RECORD = "training.json"
-LOG = "training_log.csv"
 # What may change between a run and its resumption without changing its result.
 _FREE = ("save_every", "log_every", "eval_every", "device", "source", "command_line")
 
@@ -191,10 +192,25 @@ def _train(
     if pruning is not None and pruning.init == "fisher" and last_checkpoint(setup.folder) is None:
         _start_from_fisher(trainer, batches, pruning)
     trainer.run(resume=run.resume)
-    result = _result(student, out, run, trainer, dropped=len(windows.dropped))
-    if trainer.is_world_process_zero():
-        write_text_atomic(out / RECORD, json.dumps(record | {"result": result.as_dict()}, indent=1) + "\n")
-        write_history(out / LOG, command, setup.folder / "log.csv", before=run.before and run.before / LOG)
+    if trainer.last_score is None and trainer.evaluation_failure is None:  # resumed from the end
+        trainer.evaluate_student()
+    packed, dropped = packed_student(student), len(windows.dropped)
+    if not trainer.is_world_process_zero():
+        return _result(out, packed, trainer, difference=0.0, dropped=dropped)
+    with new_transformers(
+        packed,
+        out,
+        tokenizer_json=start.tokenizer_json,
+        dtype=torch.float16 if run.half else torch.float32,
+        overwrite=run.overwrite,
+    ) as folder:
+        written = load_checkpoint(folder)
+        with torch.random.fork_rng(devices=[]):
+            again = pack(written)
+            difference = logit_difference(written, again)
+        result = _result(out, again, trainer, difference=difference, dropped=dropped)
+        write_text(folder / RECORD, json.dumps(record | {"result": result.as_dict()}, indent=1) + "\n")
+        write_history(folder / LOG, command, setup.folder / "log.csv", before=run.before and run.before / LOG)
     return result
 
 
@@ -203,8 +219,7 @@ def _train(
 
 def _refuse_early(start: Checkpoint, teacher: Checkpoint | None, out: Path, run: Run) -> None:
     training_device(run.training)
-    if out.exists() and not run.overwrite:
-        raise InputError(f"{out} exists already: choose another name, remove it, or pass --overwrite")
+    refuse_new_folder(out, strangers_in if run.overwrite else None)
     if teacher is not None:
         refuse_other_vocabulary(teacher, start)
     for checkpoint in (start, teacher) if teacher is not None else (start,):
@@ -342,25 +357,10 @@ def _start_from_fisher(trainer: StudentTrainer, batches: TrainingBatches, prunin
 # --- after ------------------------------------------------------------------------------------------------------------
 
 
-def _result(student: Student, out: Path, run: Run, trainer: StudentTrainer, *, dropped: int) -> TrainingResult:
-    packed = packed_student(student)
+def _result(
+    out: Path, packed: PackedBertForQuestionAnswering, trainer: StudentTrainer, *, difference: float, dropped: int
+) -> TrainingResult:
     structure = packed.structure
-    difference = 0.0
-    if trainer.is_world_process_zero():
-        write_transformers(
-            packed,
-            out,
-            tokenizer_json=student.start.tokenizer_json,
-            dtype=torch.float16 if run.half else torch.float32,
-            overwrite=run.overwrite,
-        )
-        written = load_checkpoint(out)
-        with torch.random.fork_rng(devices=[]):
-            again = pack(written)
-            difference = logit_difference(written, again)
-        structure = again.structure
-    if trainer.last_score is None and trainer.evaluation_failure is None:  # resumed from the end
-        trainer.evaluate_student()
     return TrainingResult(
         out=out,
         steps=trainer.setup.total,

@@ -23,6 +23,7 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
+from densepack_models.formats.writer import write_errors
 from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.density import Steering, masked_density
 from densepack_models.pruning.interruption import Interruption
@@ -312,7 +313,8 @@ class StudentTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self._saving_into = str(temporary)
         try:
-            super()._save_checkpoint(model, trial)
+            with write_errors(temporary):
+                super()._save_checkpoint(model, trial)
         finally:
             self._saving_into = None
         self.accelerator.wait_for_everyone()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +24,7 @@ from densepack_runtime.commands.options import (
 )
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import print_json, print_table, tell
-from densepack_runtime.host.files import write_text_atomic
+from densepack_runtime.host.files import refuse_new_file, write_text_atomic
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer, SquadPredictions
 from densepack_runtime.question_answering.squad import (
     ScorePart,
@@ -102,22 +101,10 @@ def _refuse_early(dataset: SquadDataset, predictions: Path | None, null_odds: Pa
         refuse_unscorable(dataset)
     if null_odds is not None and not dataset.allows_no_answer:
         raise InputError("--null-odds is for SQuAD 2, where a question may have no answer: this file is of version 1.1")
-    outputs = {"--predictions": predictions, "--null-odds": null_odds}
-    for name, path in outputs.items():
-        if path is not None:
-            _refuse_unwritable(name, path)
+    for path in filter(None, (predictions, null_odds)):
+        refuse_new_file(path)
     if predictions is not None and null_odds is not None and predictions.resolve() == null_odds.resolve():
         raise InputError(f"--predictions and --null-odds both name {predictions}: choose two files")
-
-
-def _refuse_unwritable(name: str, path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{name} {path} is a folder: name a file in it")
-    if path.exists() and not path.is_file():  # a device or a pipe is written to, not replaced
-        return
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"{name} {path} cannot be written: {folder} is no folder that allows it; choose another place")
 
 
 def _show(

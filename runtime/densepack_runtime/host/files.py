@@ -50,10 +50,8 @@ def new_file(path: Path) -> Iterator[Path]:
             with temporary.open("rb") as content, _open_stream(path) as stream:
                 shutil.copyfileobj(content, stream)
         return
+    refuse_new_file(path)
     target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise InputError(f"{path} is a folder, and a file is to be written: name a file in it")
-    target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=hidden_stem(target), suffix=".tmp")
     os.close(descriptor)
     temporary = Path(name)
@@ -64,6 +62,17 @@ def new_file(path: Path) -> Iterator[Path]:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_new_file(path: Path) -> None:
+    """Raise InputError or OSError, before long work, where `new_file` would raise it after."""
+    if is_stream(path):
+        return
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise InputError(f"{path} is a folder, and a file is to be written: name a file in it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=target.parent).close()
 
 
 def hidden_stem(path: Path) -> str:

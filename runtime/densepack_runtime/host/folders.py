@@ -61,6 +61,14 @@ def new_folder(path: Path, *, replaces: Strangers | None = None) -> Iterator[Pat
             warnings.warn(f"{temporary} could not be removed: it is of no more use", stacklevel=3)
 
 
+def refuse_new_folder(path: Path, replaces: Strangers | None = None) -> None:
+    """Raise InputError or OSError, before long work, where `new_folder` would raise it after."""
+    refuse_to_replace(path, replaces)
+    place = Path(os.path.realpath(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryDirectory(dir=place.parent, prefix=hidden_stem(place), suffix=".tmp").cleanup()
+
+
 def refuse_to_replace(path: Path, replaces: Strangers | None) -> None:
     """Raise InputError, with what was found, when something is at `path` that may not be replaced by a new folder."""
     if not path.exists():

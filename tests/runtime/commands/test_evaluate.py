@@ -97,8 +97,8 @@ def refused(densepack: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_what_is_refused_before_the_first_question(refused: Any, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    assert f"--predictions {tmp_path / 'folder'} is a folder" in refused("--predictions", tmp_path / "folder")
-    assert "file is no folder that allows it" in refused("--predictions", tmp_path / "file" / "deep" / "out.json")
+    assert f"{tmp_path / 'folder'} is a folder" in refused("--predictions", tmp_path / "folder")
+    assert "Not a directory" in refused("--predictions", tmp_path / "file" / "deep" / "out.json")
     assert "--null-odds is for SQuAD 2" in refused("--null-odds", tmp_path / "odds.json")
     bare = written(tmp_path, {"version": "1.1", "data": [row("a"), row("b", answers=None)]})
     assert "1 of 2 questions have no gold answer, first 'b'" in refused("--squad", bare)

@@ -10,7 +10,8 @@ import pytest
 
 from densepack_runtime.errors import InputError
 from densepack_runtime.host import folders
-from densepack_runtime.host.folders import left_aside, link_or_copy, new_folder
+from densepack_runtime.host.files import refuse_new_file
+from densepack_runtime.host.folders import left_aside, link_or_copy, new_folder, refuse_new_folder
 from tests.runtime.host.test_files import Interrupted
 
 
@@ -62,6 +63,23 @@ def test_failed_folder_leaves_nothing(tmp_path: Path, error: type[BaseException]
 def test_folder_is_not_replaced_unless_asked(old: Path) -> None:
     with pytest.raises(InputError, match="exists already.*--overwrite"), new_folder(old):
         pytest.fail("the block must not run")
+
+
+def test_what_would_fail_at_the_end_fails_before_the_work(old: Path, tmp_path: Path) -> None:
+    refuse_new_folder(tmp_path / "deep" / "new")
+    refuse_new_folder(old, anything)
+    assert names(tmp_path) == ["bundle", "deep"]
+    assert names(tmp_path / "deep") == []
+    with pytest.raises(InputError, match="exists already"):
+        refuse_new_folder(old)
+    with pytest.raises((FileExistsError, NotADirectoryError)):
+        refuse_new_folder(old / "old" / "new")
+    with pytest.raises((FileExistsError, NotADirectoryError)):
+        refuse_new_file(old / "old" / "new.json")
+    with pytest.raises(InputError, match="is a folder"):
+        refuse_new_file(old)
+    refuse_new_file(tmp_path / "deep" / "new.json")
+    assert names(tmp_path / "deep") == []
 
 
 def test_file_in_its_place_is_never_replaced(tmp_path: Path) -> None:
