@@ -31,7 +31,7 @@ from densepack_runtime.host.records import Document, data_from_record
 from densepack_runtime.host.strict_json import read_small
 from densepack_runtime.sessions.fp16_range import RangeReport
 from densepack_runtime.sessions.session import ComputePrecision, Precision
-from densepack_runtime.structure import SIZES, Structure
+from densepack_runtime.structure import Structure
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 MANIFEST_NAME = "bundle.json"
@@ -144,15 +144,14 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Refuse what no bundle can be. Raises BundleError."""
-        _, longest = SIZES["max_position_embeddings"]
+        longest = self.model.structure.max_position_embeddings
         faults = [f"a file {shortened(name)} outside of itself" for name in self.files if not _is_inside(name)]
         faults += [
             f"a plan {shortened(plan.plan)} outside of itself" for plan in self.engines if not _is_inside(plan.plan)
         ]
         if not 0 <= self.doc_stride < self.max_length <= longest:
-            faults.append(
-                f"windows of {shortened(self.max_length)} tokens that overlap by {shortened(self.doc_stride)}"
-            )
+            told = f"{shortened(self.max_length)} tokens that overlap by {shortened(self.doc_stride)}"
+            faults.append(f"windows of {told} for a model of {longest} positions")
         if faults:
             raise BundleError(f"no bundle has {joined(faults, ', ')}")
 

@@ -36,7 +36,7 @@ CHECKED = ParityEntry(checked=True, passed=True, squad_name="sample", squad_sha2
 
 
 def make_manifest(parity: ParityEntry = CHECKED) -> Manifest:
-    structure = Structure(30, 8, 2, 4, 2, 6, (LayerStructure(heads=(1,), ffn_units=(0, 2), ffn_width=2),))
+    structure = Structure(30, 512, 2, 4, 2, 6, (LayerStructure(heads=(1,), ffn_units=(0, 2), ffn_width=2),))
     model = ModelEntry(name="tiny", sha256="ab" * 32, parameters_stored=20, structure=structure)
     tensor = TensorEntry("input_ids", "int64", ("batch", "sequence"))
     return Manifest(
@@ -310,8 +310,8 @@ def test_the_manifest_tells_what_follows_from_the_structure_and_the_proof() -> N
         "name": "tiny",
         "sha256": "ab" * 32,
         "parameters_stored": 20,
-        "parameters": 258,
-        "parameters_dense": 332,
+        "parameters": 2274,
+        "parameters_dense": 2348,
         "linear_density": 48 / 112,
         "heads_left": 1,
         "heads_total": 2,

@@ -41,8 +41,10 @@ def _mounted(folder: Path, options: str) -> Iterator[None]:
     subprocess.run(["mount", "-t", "tmpfs", "none", str(folder)], check=True)
     try:
         shutil.copytree(kept, folder, dirs_exist_ok=True)
-        used = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
-        subprocess.run(["mount", "-o", f"remount,{options.format(size=used + SMALL)}", str(folder)], check=True)
+        inside = list(folder.rglob("*"))
+        used = sum(path.stat().st_blocks * 512 for path in inside if path.is_file())
+        limits = options.format(size=used + SMALL, inodes=len(inside) + 2)
+        subprocess.run(["mount", "-o", f"remount,{limits}", str(folder)], check=True)
         yield
     finally:
         subprocess.run(["umount", str(folder)], check=True)
@@ -74,7 +76,7 @@ def _limited(number: int, limit: int) -> None:
 PLACES = (
     Place("a limit for files (as a quota)", within=partial(_limited, resource.RLIMIT_FSIZE, SMALL), for_root=False),
     Place("a full disk", partial(_mounted, options="size={size}")),
-    Place("a disk with no more files", partial(_mounted, options="nr_inodes=1")),
+    Place("a disk with no more files", partial(_mounted, options="nr_inodes={inodes}")),
     Place("a read-only disk", partial(_mounted, options="ro")),
     Place("a folder of somebody else", _of_root, _as_nobody),
 )
