@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import os
 import resource
@@ -53,20 +54,21 @@ def _mounted(folder: Path, options: str) -> Iterator[None]:
 
 
 @contextmanager
-def _of_root(folder: Path) -> Iterator[None]:
+def _of_nobody(folder: Path) -> Iterator[None]:
     for path in (folder, *folder.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
         path.chmod(0o555 if path.is_dir() else 0o444)
-    for above in folder.parents:
-        if above.stat().st_mode & 0o777 == 0o700:
-            above.chmod(0o711)
     yield
 
 
-def _as_nobody() -> None:
-    os.environ["HOME"] = "/nonexistent"
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
+def _without_override() -> None:
+    """Let root be refused like anybody else; see capabilities(7) and capset(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, sets) == 0
+    for place in range(3):  # of the first 32 capabilities: effective, permitted, inheritable
+        sets[place] &= ~(1 << 1 | 1 << 2 | 1 << 3)  # DAC_OVERRIDE, DAC_READ_SEARCH, FOWNER
+    assert libc.capset(header, sets) == 0
 
 
 def _limited(number: int, limit: int) -> None:
@@ -78,7 +80,7 @@ PLACES = (
     Place("a full disk", partial(_mounted, options="size={size}")),
     Place("a disk with no more files", partial(_mounted, options="nr_inodes={inodes}")),
     Place("a read-only disk", partial(_mounted, options="ro")),
-    Place("a folder of somebody else", _of_root, _as_nobody),
+    Place("a folder of somebody else", _of_nobody, _without_override),
 )
 
 
