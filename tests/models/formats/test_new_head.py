@@ -31,7 +31,12 @@ SPREAD_TOLERANCE = 0.01
 
 def save(kind: type[Any], folder: Path, **changes: Any) -> Any:
     """A tiny random model of a class of transformers, saved by transformers, with the tokenizer of the tiny task."""
-    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 16, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+    }
     model = kind(BertConfig(vocab_size=50, max_position_embeddings=LONGEST, **sizes, **changes)).eval()
     model.save_pretrained(folder)
     write_tokenizer_files(folder, tiny_tokenizer(), LONGEST)

@@ -166,7 +166,7 @@ def test_a_line_separator_in_a_text_ends_no_line(tmp_path: Path) -> None:
 
 
 def test_rows_without_an_answer_are_impossible_where_others_have_one(tmp_path: Path) -> None:
-    empty = {"text": [], "answer_start": []}
+    empty: dict[str, list[object]] = {"text": [], "answer_start": []}
     rows = [row(), row(id="r", answers=empty)]
     dataset = read_squad(written(tmp_path, rows))
     assert [question.is_impossible for question in dataset.questions] == [False, True]
