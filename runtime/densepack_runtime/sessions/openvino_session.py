@@ -81,6 +81,11 @@ class OpenVinoSession(SessionBase):
             except RuntimeError as error:
                 raise BackendError(f"OpenVINO failed on a batch of shape {batch.shape}: {error}") from error
             start, end = (results[name].copy() for name in OUTPUT_NAMES)
+        if start.shape != batch.shape:  # OpenVINO 2026.4.1 without AVX computes nothing, and does not say so
+            raise BackendError(
+                f"OpenVINO gave logits of shape {start.shape} for a batch of {batch.shape}: it cannot "
+                "compute on this processor, use --backend onnxruntime"
+            )
         return Logits(start, end)
 
     def close(self) -> None:

@@ -44,13 +44,9 @@ print(json.dumps(judged))
 """
 
 
-@pytest.mark.parametrize("name", INSTRUCTION_SETS)
-def test_recorded_windows_and_corners_are_right(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("openvino")
-    if INSTRUCTION_SETS[name] not in FLAGS:
-        pytest.skip(f"this processor has no {INSTRUCTION_SETS[name]}")
-    bundle = shutil.copytree(LAST, tmp_path / "bundle")
-    done = subprocess.run(
+def _judged_at(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    bundle = shutil.copytree(LAST, folder / "bundle")
+    return subprocess.run(
         [sys.executable, "-c", JUDGE, bundle],
         env={**os.environ, "ONEDNN_MAX_CPU_ISA": name},
         capture_output=True,
@@ -58,7 +54,23 @@ def test_recorded_windows_and_corners_are_right(name: str, tmp_path: Path) -> No
         timeout=SECONDS,
         check=False,
     )
+
+
+@pytest.mark.parametrize("name", INSTRUCTION_SETS)
+def test_recorded_windows_and_corners_are_right(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    if INSTRUCTION_SETS[name] not in FLAGS:
+        pytest.skip(f"this processor has no {INSTRUCTION_SETS[name]}")
+    done = _judged_at(name, tmp_path)
     assert done.returncode == 0, done.stderr
     judged = json.loads(done.stdout)
     assert "fp32" in judged
     assert not any(judged.values()), judged
+
+
+@pytest.mark.skipif("sse4_1" not in FLAGS, reason="this processor has no sse4_1")
+def test_a_set_on_which_nothing_is_computed_is_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    done = _judged_at("SSE41", tmp_path)
+    assert done.returncode == 1
+    assert "BackendError: OpenVINO gave logits of shape (0, 0)" in done.stderr
