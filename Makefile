@@ -37,7 +37,7 @@ check: setup     ## formatting, lint, types
 docs: setup      ## write the tables of README and docs again, from the result files
 	$(BIN)/python docs/regenerate.py
 
-peers: setup     ## densepack beside transformers 4.57, nn_pruning, optimum-onnx, PyTorch [SQUAD= QUESTIONS= ROUNDS=]
+peers: setup     ## densepack beside transformers 4.57, nn_pruning, optimum-onnx, PyTorch [SQUAD= QUESTIONS= ROUNDS= SHAPE= OUT=]
 	$(MAKE) -C tests/peers speed PYTHON=$(PYTHON) OURS=$(abspath $(BIN))/python
 
 seed-check: setup  ## prove the published model end to end: make seed-check [CHECKPOINT=folder] [SQUAD=dev-v1.1.json]

@@ -1,10 +1,11 @@
 """Run the contestants side by side, round by round, and write one document and one table.
 
-    python compare.py FOLDER dev-v1.1.json --peers PYTHON --questions 1000 --rounds 3 --out results/peers.json
+    python compare.py FOLDER dev-v1.1.json --peers PYTHON --questions 1000 --rounds 3
 
-FOLDER holds what `speed_inputs.py` wrote. In every round each contestant runs once, in a process of its own and in an
-order that changes; ratios are taken within a round. Everything runs under the default allocator and, where it is
-installed, under tcmalloc. What has run is in the document already: an interrupted comparison goes on with --resume.
+FOLDER holds what `speed_inputs.py` wrote, and takes the document: one for each data set and choice of settings, so that
+an interrupted comparison goes on and none goes on in another's; --out names another. In every round each contestant
+runs once, in a process of its own and in an order that changes; ratios are taken within a round. Everything runs under
+the default allocator and, where it is installed, under tcmalloc.
 """
 
 from __future__ import annotations
@@ -77,6 +78,7 @@ def main() -> None:
             _write(options.out, json.dumps(document, indent=1) + "\n")
             sys.stderr.write(f"    {result['questions'] / result['seconds']:.2f} questions/s\n")
     _write(options.out.with_suffix(".md"), table(document))
+    sys.stderr.write(f"wrote {options.out} and {options.out.with_suffix('.md').name}\n")
 
 
 def table(document: dict[str, Any]) -> str:
@@ -152,10 +154,12 @@ def _run(contestant: Contestant, preload: str | None, options: argparse.Namespac
 
 def _document(options: argparse.Namespace) -> dict[str, Any]:
     settings = {"questions": options.questions, "rounds": options.rounds, "threads": options.threads}
-    if options.resume and options.out.is_file():
+    if options.out.is_file():
         document: dict[str, Any] = json.loads(options.out.read_text(encoding="utf-8"))
-        if document["settings"] != settings:
-            sys.exit(f"error: {options.out} was begun with {document['settings']}, not with {settings}")
+        begun, asked = (document["squad"], document["settings"]), (options.squad.name, settings)
+        if begun != asked:
+            sys.exit(f"error: {options.out} was begun with {begun}, not with {asked}: name another --out, or remove it")
+        sys.stderr.write(f"going on with {options.out}: {len(document['runs'])} runs are in it\n")
         return document
     command = f"make peers QUESTIONS={options.questions} ROUNDS={options.rounds} THREADS={options.threads}"
     head = {"kind": KIND, "command": command, "squad": options.squad.name, "settings": settings}
@@ -182,9 +186,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--allocators", default="default,tcmalloc")
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "peers.json")
-    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--out", type=Path, help="by default in FOLDER, named by data and settings")
     options = parser.parse_args()
+    name = f"{options.squad.stem}-{options.questions}-questions-{options.rounds}-rounds-{options.threads}-threads.json"
+    options.out = options.out or options.folder / name
     if not options.squad.is_file():
         parser.error(f"{options.squad} is not there: name SQuAD's dev-v1.1.json")
     return options
