@@ -77,6 +77,26 @@ def test_every_contestant_runs_once_a_round_and_the_first_changes(compare: Modul
     assert {frozenset(names) for names in rounds.values()} == {frozenset(one.name for one in compare.CONTESTANTS)}
 
 
+def test_comparisons_do_not_mix(compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every data set and choice of settings has a document of its own, and goes on in none but that."""
+    squad = tmp_path / "dev.json"
+    squad.touch()
+
+    def options(*arguments: str) -> Any:
+        monkeypatch.setattr(sys, "argv", ["compare.py", str(tmp_path), str(squad), "--peers", "python", *arguments])
+        return compare._options()
+
+    asked = options("--rounds", "3")
+    assert asked.out == tmp_path / "dev-1000-questions-3-rounds-2-threads.json"
+    assert options("--rounds", "1").out != asked.out
+    begun = compare._document(asked)
+    assert begun["runs"] == []
+    asked.out.write_text(json.dumps(begun | {"runs": [{"round": 0}]}), encoding="utf-8")
+    assert compare._document(asked)["runs"] == [{"round": 0}]
+    with pytest.raises(SystemExit, match="was begun with .*'rounds': 3.*name another --out, or remove it"):
+        compare._document(options("--rounds", "1", "--out", str(asked.out)))
+
+
 def test_the_clock_runs_from_the_file_to_the_score(tmp_path: Path) -> None:
     """speed_clock.py in a process of its own, as the peers run it: an answerer that knows the answers."""
     code = (

@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -60,15 +60,19 @@ CONTESTANTS = (
 )
 
 
+# One of every script: who runs at all.
+QUICK = tuple({contestant.script: contestant for contestant in reversed(CONTESTANTS)}.values())
+
+
 def main() -> None:
     options = _options()
     document = _document(options)
-    for allocator in options.allocators.split(","):
+    for allocator in ("default",) if options.quick else options.allocators.split(","):
         library = None if allocator == "default" else ctypes.util.find_library(f"{allocator}_minimal")
         if allocator != "default" and library is None:
             sys.stderr.write(f"{allocator} is not installed: left out\n")
             continue
-        for round_number, contestant in _turns(options.rounds):
+        for round_number, contestant in _turns(options.rounds, QUICK if options.quick else CONTESTANTS):
             if any(_key(done) == (allocator, round_number, contestant.name) for done in document["runs"]):
                 continue
             sys.stderr.write(f"{allocator}, round {round_number + 1}: {contestant.name} …\n")
@@ -117,11 +121,11 @@ def _told(found: list[float]) -> str:
     return f"{median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
 
 
-def _turns(rounds: int) -> Iterator[tuple[int, Contestant]]:
+def _turns(rounds: int, contestants: Sequence[Contestant] = CONTESTANTS) -> Iterator[tuple[int, Contestant]]:
     """Every contestant once a round; the one that begins changes."""
     for number in range(rounds):
-        turn = number * 3 % len(CONTESTANTS)
-        for contestant in (*CONTESTANTS[turn:], *CONTESTANTS[:turn]):
+        turn = number * 3 % len(contestants)
+        for contestant in (*contestants[turn:], *contestants[:turn]):
             yield number, contestant
 
 
@@ -186,6 +190,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--allocators", default="default,tcmalloc")
+    parser.add_argument("--quick", action="store_true", help="one contestant of every script, the default allocator")
     parser.add_argument("--out", type=Path, help="by default in FOLDER, named by data and settings")
     options = parser.parse_args()
     name = f"{options.squad.stem}-{options.questions}-questions-{options.rounds}-rounds-{options.threads}-threads.json"

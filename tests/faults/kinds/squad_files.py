@@ -15,7 +15,7 @@ from densepack_runtime.question_answering.squad import load_squad
 from tests.faults.kinds.kind import REFUSED, TRACEBACK, WRONG, kind
 
 CONTEXT = "The bridge was built by Anna Berg in 1901."
-ODD: tuple[object, ...] = (
+ODD: tuple[Any, ...] = (
     *(None, True, 0, -1, 10**30, 1e400, float("nan"), "", " ", "\ud800", "\u2028", "[/x]", [], {}, [[]], {"text": "x"}),
     *([{}], "x" * 5000, list(range(50)), {"data": []}),
 )
