@@ -168,7 +168,7 @@ register(
         "openvino",
         ("fp32", "bf16", "int8"),
         _open_openvino,
-        batching=lambda precision: Batching(length_multiple=1 if precision == "fp32" else FEW_LENGTHS),
+        batching=lambda precision: Batching(length_multiple=1 if precision == "fp32" else FEW_LENGTHS, few_shapes=True),
         here=_openvino_here,
         label="OpenVINO {}",
     )

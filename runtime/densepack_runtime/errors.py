@@ -8,6 +8,9 @@
     ├── ExportError              a graph or an engine that could not be made, or is not as promised
     │   └── EngineBuildError     TensorRT refused the graph or gave no plan
     ├── ParityError              a gate closed: two rungs do not agree, or FP16 would overflow
+    ├── UnavailableError         a server that cannot answer now: it starts, or it ends
+    │   ├── QueueFullError       it has as much to do as it takes on
+    │   └── DeadlineError        the answer was not there in time
     └── MissingDependencyError   a known optional package is not installed (also an ImportError)
 
 A message says what failed, the value seen and what to do about it. The command line prints the message as one line
@@ -54,6 +57,22 @@ class EngineBuildError(ExportError):
 
 class ParityError(DensepackError):
     """A gate closed: two rungs of the ladder disagree, or a value leaves the range of FP16."""
+
+
+class UnavailableError(DensepackError):
+    """A server that cannot answer now; another one, or a later try, may."""
+
+
+class QueueFullError(UnavailableError):
+    """A server with as much to do as it takes on, which it has done in about `wait_s` seconds."""
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+
+
+class DeadlineError(UnavailableError):
+    """An answer that was not there in time."""
 
 
 class MissingDependencyError(DensepackError, ImportError):

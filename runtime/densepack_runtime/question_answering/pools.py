@@ -115,11 +115,12 @@ def run_pool(
 
     for logits in session.run_many(batches()):
         batch = under_way.popleft()
-        _refuse_non_finite(batch, logits, backend or type(session).__name__)
+        refuse_non_finite(batch, logits, backend or type(session).__name__)
         yield batch, logits
 
 
-def _refuse_non_finite(batch: Batch, logits: Logits, backend: str) -> None:
+def refuse_non_finite(batch: Batch, logits: Logits, backend: str) -> None:
+    """Raise BackendError, which names the backend, for logits of real tokens that are no numbers."""
     real = batch.attention_mask != 0  # padding has no meaning
     bad = np.count_nonzero(real & ~(np.isfinite(logits.start) & np.isfinite(logits.end)))
     if bad:

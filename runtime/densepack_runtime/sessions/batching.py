@@ -29,10 +29,14 @@ POOL_WINDOWS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How windows become batches: padded tokens of one at most, and what its length is rounded up to."""
+    """How windows become batches: padded tokens of one at most, and what its length is rounded up to.
+
+    `few_shapes` says that the backend prepares itself for every shape it sees: a server keeps to few, prepared before.
+    """
 
     token_budget: int = TOKEN_BUDGET
     length_multiple: int = 1
+    few_shapes: bool = False
 
 
 def pad_windows(windows: Sequence[Window], *, pad_id: int = 0, length: int | None = None) -> Batch:

@@ -1,0 +1,313 @@
+"""Questions of many callers in batches: windows at once, and whenever the model is free it takes what waits.
+
+    with Batcher(answerer, Grid.of(answerer.batching, longest=384)) as batcher:
+        [future] = batcher.ask([Asked("Who?", "It was her.", SpanRules())], timeout_s=30)
+        future.result().answers
+
+No timer: a batch never waits for more. Windows stand in a line, and the next batch is the first of them with those of
+the first 64 that are most like it in length. The windows of one question stand apart: its k-th as if it were the first
+of a question that came k questions later. So a long document shares the model with what comes after it, and no window
+waits for more batches than windows stood before it.
+
+Threads tokenise (two), run the model (one) and rank (one). A caller that cancels its future leaves the line.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from heapq import nsmallest
+from itertools import count, islice
+from threading import Condition, Thread
+from typing import Self
+
+import numpy as np
+
+from densepack_runtime.errors import DeadlineError, InputError, QueueFullError, UnavailableError
+from densepack_runtime.question_answering.answers import Answer, Ranker, Rules
+from densepack_runtime.question_answering.pools import pools_of, refuse_non_finite
+from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
+from densepack_runtime.serving.grid import Grid
+from densepack_runtime.sessions.batching import MAX_BATCH, pad_windows
+from densepack_runtime.sessions.session import Batch, Logits, Window
+
+# Tokens of the windows that wait: about ten seconds of work for two cores.
+MOST_TOKENS = 200_000
+# What a text counts for until it is tokenised: English has four to five characters a token.
+_CHARACTERS_A_TOKEN = 4
+# How much the latest batch says about how fast the model is.
+_LATEST = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question, the rules for its answers, and how many of them are wanted."""
+
+    question: str
+    context: str
+    rules: Rules
+    count: int = 1
+
+
+@dataclass(slots=True)
+class Seconds:
+    """Where the time of a question went. `queue` ends when its last window is taken."""
+
+    tokenise: float = 0.0
+    queue: float = 0.0
+    model: float = 0.0
+    rank: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The answers to one question, best first."""
+
+    answers: list[Answer]
+    seconds: Seconds
+
+
+@dataclass(eq=False, slots=True)
+class _Question:
+    """A question from when it is asked until it is answered. `waiting` has its windows by their places in the line."""
+
+    number: int
+    asked: Asked
+    deadline: float
+    ranker: Ranker
+    tokens: int = 0
+    lined_up: float = 0.0
+    missing: int = 0
+    waiting: dict[int, Window] = field(default_factory=dict)
+    future: Future[Answered] = field(default_factory=Future)
+    seconds: Seconds = field(default_factory=Seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What is run next: windows of these questions, padded to `length`."""
+
+    questions: list[_Question]
+    windows: list[Window]
+    length: int
+
+
+class Batcher:
+    """Answers as `answerer` does, whose session it uses alone; `close` it before the answerer.
+
+    `most_tokens` bounds what waits. `ran` hears of every batch with the seconds that it took, in the model's thread.
+    """
+
+    def __init__(
+        self,
+        answerer: QuestionAnswerer,
+        grid: Grid,
+        *,
+        most_tokens: int = MOST_TOKENS,
+        clock: Callable[[], float] = time.monotonic,
+        ran: Callable[[Batch, float], None] = lambda *_: None,
+    ) -> None:
+        self.tokens = 0  # that wait
+        self._answerer, self._grid, self._most_tokens, self._clock, self._ran = answerer, grid, most_tokens, clock, ran
+        self._turn = Condition()  # its lock lets a thread in twice: futures call back from where they are answered
+        self._questions: dict[int, _Question] = {}  # not answered yet, in the order they came
+        self._numbers = count()
+        self._rate = 0.0  # tokens a second
+        self._closed = False
+        self._tokenising = ThreadPoolExecutor(2, "densepack-tokenise")
+        self._ranking = ThreadPoolExecutor(1, "densepack-rank")
+        self._model = Thread(target=self._serve, name="densepack-model", daemon=True)
+        self._model.start()
+
+    def ask(self, asked: Sequence[Asked], timeout_s: float) -> list[Future[Answered]]:
+        """The answers to come, each after at most `timeout_s`; what cannot be answered has an error of ours.
+
+        Takes all of the questions or none. What is longer than the queue is taken when nothing else waits. Raises
+        QueueFullError, UnavailableError after `close`.
+        """
+        tokens = [1 + (len(one.question) + len(one.context)) // _CHARACTERS_A_TOKEN for one in asked]
+        with self._turn:
+            if self._closed:
+                raise UnavailableError("this server ends: ask another one")
+            if self.tokens and self.tokens + sum(tokens) > self._most_tokens:
+                raise QueueFullError(f"{self.tokens:,} tokens wait already: ask again later", self.wait_s)
+            deadline = self._clock() + timeout_s
+            questions = [self._enter(one, deadline, weight) for one, weight in zip(asked, tokens, strict=True)]
+            self._tokenising.submit(self._tokenise, questions)
+        return [question.future for question in questions]
+
+    @property
+    def wait_s(self) -> float:
+        """How long what waits will take, by what the latest batches took."""
+        return self.tokens / self._rate if self._rate else 1.0
+
+    @property
+    def questions(self) -> int:
+        """How many are not answered yet."""
+        return len(self._questions)
+
+    def close(self) -> None:
+        """End after the batch that is run; what is not answered then gets an UnavailableError."""
+        with self._turn:
+            self._closed = True
+            self._turn.notify()
+        self._tokenising.shutdown()
+        self._model.join()
+        self._ranking.shutdown()
+        for question in list(self._questions.values()):
+            self._finish(question, UnavailableError("this server ended before the answer was there"))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- in and out of the line --------------------------------------------------------------------------------------
+
+    def _enter(self, asked: Asked, deadline: float, tokens: int) -> _Question:
+        number = next(self._numbers)
+        ranker = asked.rules.ranker([asked.context], number, self._answerer.windower.continues_word)
+        question = self._questions[number] = _Question(number, asked, deadline, ranker)
+        self._weigh(question, tokens)
+        question.future.add_done_callback(lambda _: self._leave(question))
+        return question
+
+    def _weigh(self, question: _Question, tokens: int) -> None:
+        self.tokens += tokens - question.tokens
+        question.tokens = tokens
+
+    def _leave(self, question: _Question) -> None:
+        with self._turn:
+            self._weigh(question, 0)
+            question.waiting.clear()
+            self._questions.pop(question.number, None)
+
+    def _finish(self, question: _Question, outcome: Answered | Exception) -> None:
+        with self._turn:
+            if question.future.done() or not question.future.set_running_or_notify_cancel():
+                return  # nobody waits for it any more
+            if isinstance(outcome, Exception):
+                question.future.set_exception(outcome)
+            else:
+                question.future.set_result(outcome)
+
+    @contextmanager
+    def _answering(self, questions: Sequence[_Question]) -> Iterator[None]:
+        """Whatever fails in the block is what these questions get: nobody waits for an answer that never comes."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001
+            for question in questions:
+                self._finish(question, error)
+
+    # --- tokenise ----------------------------------------------------------------------------------------------------
+
+    def _tokenise(self, questions: list[_Question]) -> None:
+        start = self._clock()
+        wanted = [question for question in questions if not question.future.done()]
+        with self._answering(wanted):
+            pairs = [(question.asked.question, question.asked.context) for question in wanted]
+            pools = pools_of(pairs, self._answerer.windower, truncate_question=self._answerer.truncate_question)
+            results = [result for pool in pools if pool is not None for result in pool.results]
+            for question, result in zip(wanted, results, strict=True):
+                question.seconds.tokenise = self._clock() - start
+                if isinstance(result, InputError):
+                    self._finish(question, result)
+                else:
+                    self._line_up(question, result)
+
+    def _line_up(self, question: _Question, windows: Sequence[Window]) -> None:
+        with self._turn:
+            if question.future.done():
+                return
+            question.missing = len(windows)
+            question.lined_up = self._clock()
+            question.waiting = {
+                place: replace(window, example=question.number) for place, window in enumerate(windows, question.number)
+            }
+            self._weigh(question, sum(window.length for window in windows))
+            self._turn.notify()
+
+    # --- the model ---------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while (taken := self._next()) is not None:
+            with self._answering(taken.questions):
+                batch = pad_windows(taken.windows, pad_id=self._answerer.windower.pad_id, length=taken.length)
+                start = self._clock()
+                logits = self._answerer.session.run(batch)
+                seconds = self._clock() - start
+                self._learn(batch, seconds)
+                refuse_non_finite(batch, logits, self._answerer.backend or type(self._answerer.session).__name__)
+                self._ranking.submit(self._rank, taken.questions, batch, logits, seconds)
+
+    def _learn(self, batch: Batch, seconds: float) -> None:
+        rate = sum(window.length for window in batch.windows) / max(seconds, 1e-6)
+        self._rate = rate if not self._rate else (1 - _LATEST) * self._rate + _LATEST * rate
+        self._ran(batch, seconds)
+
+    def _next(self) -> _Taken | None:
+        """What is run next, as soon as there is something; None in the end."""
+        with self._turn:
+            while not self._closed:
+                self._refuse_late()
+                if line := nsmallest(MAX_BATCH, self._line()):
+                    return self._take(line)
+                self._turn.wait()
+        return None
+
+    def _line(self) -> Iterator[tuple[int, int]]:
+        """Places in the line with the numbers of the questions that stand there."""
+        for number, question in self._questions.items():
+            for place in islice(question.waiting, MAX_BATCH):
+                yield place, number
+
+    def _refuse_late(self) -> None:
+        now = self._clock()
+        for question in [one for one in self._questions.values() if one.waiting and one.deadline <= now]:
+            self._finish(question, DeadlineError("the answer was not there in time: ask again, or for less"))
+
+    def _take(self, line: Sequence[tuple[int, int]]) -> _Taken:
+        places, length = self._grid.next_batch(
+            [self._questions[number].waiting[place].length for place, number in line]
+        )
+        now = self._clock()
+        taken = _Taken([], [], length)
+        for place, number in (line[index] for index in places):
+            question = self._questions[number]
+            window = question.waiting.pop(place)
+            self._weigh(question, question.tokens - window.length)
+            question.seconds.queue = now - question.lined_up
+            taken.questions.append(question)
+            taken.windows.append(window)
+        return taken
+
+    # --- rank --------------------------------------------------------------------------------------------------------
+
+    def _rank(self, questions: Sequence[_Question], batch: Batch, logits: Logits, seconds: float) -> None:
+        rows_of: dict[_Question, list[int]] = defaultdict(list)
+        for row, question in enumerate(questions):
+            rows_of[question].append(row)
+        for question, rows in rows_of.items():
+            with self._answering([question]):
+                start = self._clock()
+                question.ranker.add(*_rows(batch, logits, rows))
+                question.missing -= len(rows)
+                answers = [] if question.missing else question.ranker.answers(0)
+                question.seconds.model += seconds
+                question.seconds.rank += self._clock() - start
+                if not question.missing:
+                    self._finish(question, Answered(answers[: question.asked.count], question.seconds))
+
+
+def _rows(batch: Batch, logits: Logits, rows: Sequence[int]) -> tuple[Batch, Logits]:
+    """Some rows alone."""
+    part = np.array(rows)
+    inputs, mask, types = (array[part] for array in (batch.input_ids, batch.attention_mask, batch.token_type_ids))
+    windows = tuple(batch.windows[row] for row in rows)
+    return Batch(inputs, mask, types, windows), Logits(logits.start[part], logits.end[part])

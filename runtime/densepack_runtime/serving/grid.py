@@ -1,0 +1,89 @@
+"""The shapes that a server's batches have, and which of the waiting windows make the next one.
+
+grid = Grid.of(Batching(few_shapes=True), longest=384)
+places, length = grid.next_batch([34, 162, 384])       # of windows in line, the first of which has to be in it
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from densepack_runtime.sessions.batching import MAX_BATCH, Batching
+from densepack_runtime.sessions.session import Batch, Session
+
+# Where every shape is prepared for, 12 lengths by at most 12 numbers of rows cost little padding and few seconds.
+LENGTH_STEP = 32
+# What a batch costs beside its padded tokens, in tokens.
+BATCH_COST = 32
+FEW_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_BATCH)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Batches have one of these numbers of `rows` (1 among them) and a length that is a multiple of `step`, within the
+    budget of tokens. Rows are never padded: those that are too many wait for the next batch.
+    """
+
+    token_budget: int
+    longest: int
+    step: int
+    rows: Sequence[int]
+
+    @classmethod
+    def of(cls, batching: Batching, longest: int) -> Self:
+        """For a backend and windows of up to `longest` tokens: few shapes only where it has to prepare them."""
+        if batching.few_shapes:
+            return cls(batching.token_budget, longest, LENGTH_STEP, FEW_ROWS)
+        return cls(batching.token_budget, longest, batching.length_multiple, range(1, MAX_BATCH + 1))
+
+    def length(self, tokens: int) -> int:
+        """What windows of so many tokens are padded to."""
+        return max(tokens, min(self.longest, -(-tokens // self.step) * self.step))
+
+    def rows_at(self, length: int) -> int:
+        """The most rows of a batch of this length."""
+        return self.rows[bisect_right(self.rows, max(1, self.token_budget // length)) - 1]
+
+    def next_batch(self, lengths: Sequence[int]) -> tuple[list[int], int]:
+        """The places of the windows to run next, and the length to pad them to; `lengths` are those of all in line.
+
+        Of the batches that all of them make, cut where it costs least, it is the one with the first in line.
+        """
+        order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+        first = 0
+        for rows in self._cheapest_cuts([self.length(lengths[place]) for place in order]):
+            if 0 in (places := order[first : first + rows]):
+                return places, self.length(lengths[order[first]])
+            first += rows
+        raise AssertionError("the cuts hold every place")
+
+    def _cheapest_cuts(self, lengths: Sequence[int]) -> list[int]:
+        """The rows of each batch that windows of these lengths, longest first, make at the least cost of all."""
+        costs, cuts = [0] * (len(lengths) + 1), [0] * len(lengths)  # of what comes from a place on
+        for first in reversed(range(len(lengths))):
+            able = self.rows[: bisect_right(self.rows, min(self.rows_at(lengths[first]), len(lengths) - first))]
+            costs[first], cuts[first] = min(
+                (BATCH_COST + rows * lengths[first] + costs[first + rows], -rows) for rows in able
+            )
+        found, first = [], 0
+        while first < len(lengths):
+            found.append(-cuts[first])
+            first += found[-1]
+        return found
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """All (rows, length) that a batch can have, the largest first: what a backend then keeps fits the rest."""
+        lengths = sorted({self.length(tokens) for tokens in range(1, self.longest + 1, self.step)}, reverse=True)
+        return [(rows, length) for length in lengths for rows in reversed(self.rows) if rows <= self.rows_at(length)]
+
+
+def warm(session: Session, shapes: Iterable[tuple[int, int]]) -> None:
+    """Run a batch of each shape, so that no request waits for what a backend does at the first."""
+    for shape in shapes:
+        zeros = np.zeros(shape, dtype=np.int64)
+        session.run(Batch(zeros, np.ones_like(zeros), zeros))
