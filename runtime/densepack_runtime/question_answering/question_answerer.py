@@ -23,11 +23,12 @@ from densepack_runtime.question_answering.pools import Pool, answer_stream, pool
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.batching import Batching
-from densepack_runtime.sessions.options import SessionOptions
+from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import Batch, Logits, Session
 
 if TYPE_CHECKING:
-    from densepack_runtime.backends import AskedPrecision
+    from densepack_runtime.backends import AskedPrecision, Choice
+    from densepack_runtime.bundle import Bundle
 
 Compat = Literal["transformers"]
 _LOGGER = logging.getLogger("densepack")
@@ -95,17 +96,39 @@ class QuestionAnswerer:
         `strict` refuses a bundle of which nobody has shown that it answers like its checkpoint. Raises BundleError when
         it is damaged, BackendError when nothing here can run it.
         """
-        from densepack_runtime.backends import choose_backend, open_choice
+        from densepack_runtime.backends import choose_backend
         from densepack_runtime.bundle import Bundle
 
         options = SessionOptions(threads=threads, cuda_graphs=cuda_graphs, cache=None if cache is None else Path(cache))
         opened = Bundle.open(bundle, strict=strict)
-        manifest = opened.manifest
-        windower = Windower(opened.tokenizer_json, max_length=manifest.max_length, doc_stride=manifest.doc_stride)
-        choice = choose_backend(opened, backend, precision, cache=options.cache)
+        return cls.of(
+            opened,
+            choose_backend(opened, backend, precision, cache=options.cache),
+            options,
+            rules=rules,
+            pipeline_rules=pipeline_rules,
+            truncate_question=truncate_question,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        bundle: Bundle,
+        choice: Choice,
+        options: SessionOptions = DEFAULT,
+        *,
+        rules: SpanRules | None = None,
+        pipeline_rules: PipelineRules | None = None,
+        truncate_question: bool = False,
+    ) -> Self:
+        """Open what was chosen of an opened bundle. Raises as `open` does."""
+        from densepack_runtime.backends import open_choice
+
+        manifest = bundle.manifest
+        windower = Windower(bundle.tokenizer_json, max_length=manifest.max_length, doc_stride=manifest.doc_stride)
         _LOGGER.info("backend %s", choice)
         return cls(
-            open_choice(opened, choice, options),
+            open_choice(bundle, choice, options),
             windower,
             rules=rules,
             pipeline_rules=pipeline_rules,

@@ -1,0 +1,72 @@
+"""The command `serve`: a bundle behind a port."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from densepack_runtime.commands.options import (
+    BackendOption,
+    BundleArgument,
+    CacheOption,
+    CudaGraphsOption,
+    PrecisionOption,
+    StrictOption,
+    ThreadsOption,
+    app,
+)
+from densepack_runtime.errors import require
+from densepack_runtime.host.console import tell
+from densepack_runtime.sessions.options import SessionOptions
+
+
+@app.command("serve")
+def serve_bundle(
+    bundle: BundleArgument,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
+    precision: PrecisionOption = "fastest",
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+    cuda_graphs: CudaGraphsOption = True,
+    cache: CacheOption = None,
+    strict: StrictOption = False,
+    queue: Annotated[
+        int, typer.Option(min=1, help="Tokens that may wait; a request beyond them gets 429 and when to come again.")
+    ] = 200_000,
+    timeout_s: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Seconds after which a request gets 504 and is not computed.")
+    ] = 30.0,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Answer only who sends one of these bearer tokens, one a line.", show_default=False
+        ),
+    ] = None,
+    open_to_all: Annotated[
+        bool, typer.Option("--open-to-all", help="Listen beyond this host without --token-file.")
+    ] = False,
+) -> None:
+    """Answer over HTTP until SIGTERM; requests that come together are computed together.
+
+    Example: densepack serve bundle --port 8000
+    """
+    for package in ("starlette", "uvicorn", "prometheus_client"):
+        require(package, "serve")
+    from densepack_runtime.serving.server import ServerOptions, serve
+
+    options = ServerOptions(
+        host=host,
+        port=port,
+        backend=backend,
+        precision=precision,
+        session=SessionOptions(threads=threads, cuda_graphs=cuda_graphs, cache=cache),
+        strict=strict,
+        most_tokens=queue,
+        timeout_s=timeout_s,
+        token_file=token_file,
+        open_to_all=open_to_all,
+    )
+    serve(bundle, options, tell)

@@ -1,0 +1,159 @@
+"""The server's OpenAPI document, written by hand: what the endpoints take and give."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from densepack_runtime.host.versions import package_versions
+from densepack_runtime.serving.requests import MOST_ANSWERS, MOST_QUESTIONS
+
+_TEXT = {"type": "string", "minLength": 1}
+_OFFSET = {"type": "integer", "minimum": 0, "description": "In characters of the context."}
+_COUNT = {"type": "integer", "minimum": 1, "maximum": MOST_ANSWERS}
+_ANSWER = {
+    "score": {"type": "number", "minimum": 0},
+    "start": _OFFSET,
+    "end": _OFFSET,
+    "answer": {"type": "string", "description": "Empty where there is no answer."},
+}
+_ID = {"type": ["string", "integer", "null"], "description": "Given back."}
+_ERRORS = {
+    "400": "The body is not JSON.",
+    "401": "A bearer token is needed.",
+    "408": "The body did not come in time.",
+    "413": "The body is too large.",
+    "422": "A field or a text cannot be used.",
+    "429": "The queue is full; Retry-After says for how long.",
+    "500": "The server failed.",
+    "503": "The server starts or ends.",
+    "504": "The answer was not there in time.",
+}
+
+
+def openapi(*, secured: bool) -> dict[str, Any]:
+    """The document; `secured` where bearer tokens are needed."""
+    told: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "densepack", "version": package_versions()["densepack"] or "0"},
+        "paths": _PATHS,
+        "components": {"schemas": _SCHEMAS},
+    }
+    if secured:
+        told["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+        told["security"] = [{"bearer": []}]
+    return told
+
+
+def _object(properties: dict[str, Any], required: tuple[str, ...] | None = None, **more: Any) -> dict[str, Any]:
+    needed = list(properties if required is None else required)
+    return {"type": "object", "properties": properties, "required": needed, **more}
+
+
+def _one_or_many(name: str, most: int | None = None) -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{name}"}
+    bounds = {} if most is None else {"minItems": 1, "maxItems": most}
+    return {"oneOf": [reference, {"type": "array", "items": reference, **bounds}]}
+
+
+def _response(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def _asks(summary: str, body: dict[str, Any], answer: dict[str, Any], **more: Any) -> dict[str, Any]:
+    error = {"$ref": "#/components/schemas/Error"}
+    return {
+        "post": {
+            "summary": summary,
+            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+            "responses": {
+                "200": _response("Answered.", answer),
+                **{status: _response(text, error) for status, text in _ERRORS.items()},
+            },
+            **more,
+        }
+    }
+
+
+def _tells(summary: str, schema: dict[str, Any], *, opens: bool = False, **more: Any) -> dict[str, Any]:
+    responses = {"200": _response(summary, schema), **more}
+    return {"get": {"summary": summary, "responses": responses, **({"security": []} if opens else {})}}
+
+
+_SCHEMAS = {
+    "Question": _object(
+        {
+            "question": _TEXT,
+            "context": _TEXT,
+            "id": _ID,
+            "n_best": {**_COUNT, "default": 1},
+            "null_threshold": {"type": ["number", "null"], "description": "Allows no answer (SQuAD 2)."},
+            "max_answer_tokens": {"type": ["integer", "null"], "minimum": 1},
+            "compat": {"enum": ["transformers", None], "description": "Answers as the pipeline of transformers 4."},
+        },
+        ("question", "context"),
+        additionalProperties=False,
+    ),
+    "Answer": _object(_ANSWER),
+    "Answered": _object(
+        {**_ANSWER, "id": _ID, "answers": {"type": "array", "items": {"$ref": "#/components/schemas/Answer"}}},
+        tuple(_ANSWER),
+    ),
+    "Refused": _object({"error": {"type": "string"}, "id": _ID}, ("error",)),
+    "Pipeline": _object(
+        {
+            "inputs": _object({"question": _TEXT, "context": _TEXT}, additionalProperties=False),
+            "parameters": _object(
+                {
+                    "top_k": {**_COUNT, "default": 1},
+                    "max_answer_len": {"type": "integer", "minimum": 1, "default": 15},
+                    "handle_impossible_answer": {"type": "boolean", "default": False},
+                    "align_to_words": {"type": "boolean", "default": True},
+                },
+                (),
+                additionalProperties=False,
+            ),
+            "options": {"type": "object", "description": "Ignored."},
+        },
+        ("inputs",),
+        additionalProperties=False,
+    ),
+    "Error": _object({"error": {"type": "string"}}),
+}
+_PIPELINE = ({"$ref": "#/components/schemas/Pipeline"}, _one_or_many("Answer"))
+_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+_READY = _object({"ready": {"type": "boolean"}})
+_PATHS: dict[str, Any] = {
+    "/v1/answer": _asks(
+        "Answer one question, or a list of them; one of a list that cannot be answered has an error in its place",
+        _one_or_many("Question", MOST_QUESTIONS),
+        {
+            "oneOf": [
+                {"$ref": "#/components/schemas/Answered"},
+                {
+                    "type": "array",
+                    "items": {
+                        "oneOf": [{"$ref": f"#/components/schemas/{name}"} for name in ("Answered", "Refused")],
+                    },
+                },
+            ]
+        },
+    ),
+    "/": _asks("Answer as the Hugging Face inference API did", *_PIPELINE),
+    "/models/{name}": {
+        **_asks("The same, by the name of the model", *_PIPELINE),
+        "parameters": [_NAME],
+    },
+    "/healthz": _tells("The process lives.", _object({"alive": {"const": True}}), opens=True),
+    "/readyz": _tells("It answers.", _READY, opens=True, **{"503": _response("It starts or ends.", _READY)}),
+    "/v1/model": _tells("What is served, and how.", {"type": "object"}),
+    "/metrics": {
+        "get": {
+            "summary": "Counters for Prometheus.",
+            "responses": {"200": {"description": "Text.", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+        }
+    },
+    "/openapi.json": _tells("This document.", {"type": "object"}),
+}
+_PATHS["/models/{name}"]["post"]["responses"]["404"] = _response(
+    "It has another model.", {"$ref": "#/components/schemas/Error"}
+)

@@ -1,0 +1,203 @@
+"""Many clients at once, and every answer compared with the library's.
+
+    python -m tests.runtime.serving.load BUNDLE [--requests 2000] [--rounds 3] [--backend openvino --precision bf16]
+
+Starts `densepack serve` and beside it the same server with batches of one, loads them in turns, and says how many
+requests each answered a second, how long they took, and what was lost or different: exit 1 where anything was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+from densepack_runtime.errors import InputError
+from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
+from densepack_runtime.question_answering.squad import read_squad, sample_squad_path
+
+# Scores are sums in another order when rows stand in other batches; places and texts are the same.
+SCORE_TOLERANCE = 1e-3
+CONNECTIONS = 64
+BAD = 0.05
+START_S = 300.0
+_ONE_BY_ONE = "import densepack_runtime.serving.grid as grid; grid.FEW_ROWS, grid.MAX_BATCH = (1,), 1; "
+_MAIN = "from densepack_export.cli import main; main()"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request body with the status and the answer that it has to get."""
+
+    body: bytes
+    status: int
+    answer: dict[str, Any] | None = None
+
+    def fits(self, status: int, answer: dict[str, Any]) -> bool:
+        if status != self.status or self.answer is None:
+            return status == self.status
+        close = abs(answer.pop("score") - self.answer["score"]) <= SCORE_TOLERANCE
+        return close and answer == {name: self.answer[name] for name in ("id", "start", "end", "answer")}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a load: seconds of each request that was answered, and what was wrong with the others.
+
+    `refused` are those for which nobody listened any more, `lost` those that were taken and not answered.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    statuses: dict[int, int] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    refused: int = 0
+    lost: int = 0
+    whole_s: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return len(self.seconds) / self.whole_s
+
+    @property
+    def p99_ms(self) -> float:
+        return 1000 * statistics.quantiles(self.seconds, n=100)[98]
+
+
+def mixed(answerer: QuestionAnswerer, count: int, seed: int = 0, bad: float = BAD) -> list[Sent]:
+    """Short, usual and long questions of the sample, some of them bad, with the library's answers."""
+    chance = random.Random(seed)
+    questions = read_squad(sample_squad_path()).questions
+    pairs = []
+    for question in islice(cycle(questions), count):
+        length = chance.choice((100, 300, 10_000, 10_000, 10_000, 30_000))
+        context = (
+            question.context if length < 30_000 else " ".join((question.context, chance.choice(questions).context))
+        )
+        pairs.append((question.question if chance.random() >= bad else " ", context[:length]))
+    found = answerer.answer_many(pairs, on_error="yield")
+    return [_sent(number, *pair, answer) for number, (pair, answer) in enumerate(zip(pairs, found, strict=True))]
+
+
+def _sent(number: int, question: str, context: str, found: Any) -> Sent:
+    body = json.dumps({"id": number, "question": question, "context": context}).encode()
+    return Sent(body, 422) if isinstance(found, InputError) else Sent(body, 200, {"id": number, **found.as_dict()})
+
+
+async def load(port: int, requests: Sequence[Sent], connections: int = CONNECTIONS) -> Outcome:
+    """Send all requests over so many connections that are kept; one that is closed in time is opened again."""
+    outcome, waiting = Outcome(), iter(requests)
+    start = time.perf_counter()
+    await asyncio.gather(*(_client(port, waiting, outcome) for _ in range(connections)))
+    outcome.whole_s = time.perf_counter() - start
+    return outcome
+
+
+async def _client(port: int, waiting: Iterator[Sent], outcome: Outcome) -> None:
+    streams = None
+    for sent in waiting:
+        start = time.perf_counter()
+        fresh = streams is None
+        try:
+            streams = streams or await asyncio.open_connection("127.0.0.1", port)
+            status, body, closes = await _ask(*streams, sent.body)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            if fresh and isinstance(error, ConnectionError):  # what the kernel took, and nobody after it
+                outcome.refused += 1
+            else:
+                outcome.lost += 1
+            streams = None
+            continue
+        outcome.seconds.append(time.perf_counter() - start)
+        outcome.statuses[status] = outcome.statuses.get(status, 0) + 1
+        if not sent.fits(status, json.loads(body)):
+            outcome.wrong.append(f"{status} {body[:200]!r}, not {sent.answer or sent.status}")
+        if closes:
+            streams[1].close()
+            streams = None
+    if streams:
+        streams[1].close()
+
+
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bytes, bool]:
+    writer.write(b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    await writer.drain()
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    [length] = re.findall(rb"content-length: (\d+)", head)
+    return int(head.split()[1]), await reader.readexactly(int(length)), b"connection: close" in head
+
+
+@dataclass
+class Served:
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+
+@contextmanager
+def served(bundle: Path, *options: str, one_by_one: bool = False) -> Iterator[Served]:
+    """`densepack serve` on a free port until the block ends."""
+    code = (_ONE_BY_ONE if one_by_one else "") + _MAIN
+    command = [sys.executable, "-c", code, "serve", str(bundle), "--port", "0", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            told = ""
+            for line in process.stderr:
+                told += line
+                if found := re.search(r"^ready: http://127\.0\.0\.1:(\d+)", line):
+                    break
+            else:
+                raise RuntimeError(f"the server did not start: {told}")
+            yield Served(process, int(found[1]))
+        finally:
+            process.terminate()
+            process.wait(START_S)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--precision", default="fp32")
+    asked = parser.parse_args()
+    with QuestionAnswerer.open(asked.bundle, backend=asked.backend, precision=asked.precision) as answerer:
+        start = time.perf_counter()
+        requests = mixed(answerer, asked.requests)
+        library = len(requests) / (time.perf_counter() - start)
+    options = ("--backend", asked.backend, "--precision", asked.precision, "--timeout-s", "600")
+    kinds = {"batches of one": True, "batched": False}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in kinds}
+    with ExitStack() as servers:
+        running = {
+            name: servers.enter_context(served(asked.bundle, *options, one_by_one=one)) for name, one in kinds.items()
+        }
+        for _ in range(asked.rounds):
+            for name, server in running.items():
+                outcomes[name].append(asyncio.run(load(server.port, requests)))
+    print(f"library, answer_many: {library:.1f} q/s")
+    for name, rounds in outcomes.items():
+        rate, p99 = statistics.median(one.rate for one in rounds), statistics.median(one.p99_ms for one in rounds)
+        wrong, lost = sum(len(one.wrong) for one in rounds), sum(one.lost for one in rounds)
+        print(f"{name}: {rate:.1f} q/s, p99 {p99:.0f} ms, {rounds[-1].statuses}, {lost} lost, {wrong} different")
+        for text in rounds[-1].wrong[:3]:
+            print(text)
+    return int(any(one.wrong or one.lost for rounds in outcomes.values() for one in rounds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
