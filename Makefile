@@ -9,7 +9,7 @@ endif
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 CHECKPOINT ?=
 
-.PHONY: help setup demo test check docs peers seed-check gpu-check clean
+.PHONY: help setup demo test check docs peers load-test seed-check gpu-check clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -39,6 +39,9 @@ docs: setup      ## write the tables of README and docs again, from the result f
 
 peers: setup     ## densepack beside transformers 4.57, nn_pruning, optimum-onnx, PyTorch [SQUAD= QUESTIONS= ROUNDS=]
 	$(MAKE) -C tests/peers speed PYTHON=$(PYTHON) OURS=$(abspath $(BIN))/python
+
+load-test: setup $(if $(BUNDLE),,demo)  ## `densepack serve` under load beside batches of one; answers compared with the library [BUNDLE= REQUESTS=]
+	$(BIN)/python -m tests.runtime.serving.load $(or $(BUNDLE),demo/bundle) --requests $(or $(REQUESTS),2000)
 
 seed-check: setup  ## prove the published model end to end: make seed-check [CHECKPOINT=folder] [SQUAD=dev-v1.1.json]
 	$(BIN)/python -m densepack_export.checks.seed_check $(CHECKPOINT) $(if $(SQUAD),--squad $(SQUAD))

@@ -19,6 +19,7 @@ from densepack_runtime.commands.options import (
 )
 from densepack_runtime.errors import require
 from densepack_runtime.host.console import tell
+from densepack_runtime.serving.batcher import MOST_TOKENS
 from densepack_runtime.sessions.options import SessionOptions
 
 
@@ -35,7 +36,7 @@ def serve_bundle(
     strict: StrictOption = False,
     queue: Annotated[
         int, typer.Option(min=1, help="Tokens that may wait; a request beyond them gets 429 and when to come again.")
-    ] = 200_000,
+    ] = MOST_TOKENS,
     timeout_s: Annotated[
         float, typer.Option(min=0.1, max=3600, help="Seconds after which a request gets 504 and is not computed.")
     ] = 30.0,
