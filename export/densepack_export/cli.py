@@ -6,14 +6,29 @@ needs when it is called, so the same command works on a production host.
 
 from __future__ import annotations
 
-from densepack_export.commands import bench, bisect, build, card, checkpoints, engine, parity, report, training
+from densepack_export.commands import bench, bisect, build, card, checkpoints, engine, parity, report, training, triton
 from densepack_runtime.commands import answer, doctor, evaluate, prove
 from densepack_runtime.commands.options import app
 from densepack_runtime.host.allocator import keep_freed_memory
 from densepack_runtime.host.console import run_command_line
 
 # Importing a module registers its commands, in this order.
-COMMANDS = (answer, evaluate, doctor, prove, checkpoints, build, parity, bisect, engine, bench, report, card, training)
+COMMANDS = (
+    answer,
+    evaluate,
+    doctor,
+    prove,
+    checkpoints,
+    build,
+    parity,
+    bisect,
+    engine,
+    triton,
+    bench,
+    report,
+    card,
+    training,
+)
 
 
 def main() -> None:
