@@ -38,6 +38,7 @@ class EngineModel:
     max_batch: int
     batching: Batching
     warmed: tuple[tuple[int, int], ...]
+    on_gpu: bool
     plans: tuple[PlanEntry, ...] = ()
 
 
@@ -70,6 +71,7 @@ def _from_graph(bundle: Bundle, device: Device, precision: Precision | None) -> 
     backend = known_backend(_BACKENDS[device])
     default, length = backend.precisions[0], bundle.manifest.max_length
     batching = backend.batching(default)
+    rows = max(1, min(MAX_BATCH, batching.token_budget // length))
     return EngineModel(
         files={"model.onnx": bundle.graph(precision or GRAPH_OF[default]).name},  # the name that Triton expects
         fields={
@@ -79,7 +81,8 @@ def _from_graph(bundle: Bundle, device: Device, precision: Precision | None) -> 
         },
         max_batch=MAX_BATCH,
         batching=_few_lengths(batching) if backend.on_gpu else batching,
-        warmed=((1, length), (max(1, batching.token_budget // length), length)),
+        warmed=((1, length), (rows, length)),
+        on_gpu=backend.on_gpu,
     )
 
 
@@ -101,6 +104,7 @@ def _from_plans(plans: dict[str, PlanEntry]) -> EngineModel:
         max_batch=entries[0].max_batch,
         batching=_few_lengths(known_backend("tensorrt").batching("fp16")),
         warmed=tuple(dict.fromkeys(profile.opt for profile in profiles)),
+        on_gpu=True,
         plans=entries,
     )
 
@@ -117,10 +121,11 @@ def _servable_plans(bundle: Bundle, precision: Precision | None) -> dict[str, Pl
         if entry.flavour == "tensorrt" and precision in (None, entry.precision):
             plans |= {capability: entry for capability in entry.compute_capabilities if capability not in plans}
     if not plans:
+        wanted = f"{precision} plans" if precision else "plans"
         told = ", ".join(f"{entry.plan} ({entry.flavour} {entry.precision})" for entry in bundle.manifest.engines)
         raise BackendError(
-            f"Triton runs {f'{precision} ' if precision else ''}plans of the flavour tensorrt, and the bundle has only {told}. Build one "
-            f"on the GPU that will serve: {build}. Or serve the ONNX graph: --device cpu or --device gpu"
+            f"Triton runs {wanted} of the flavour tensorrt, and the bundle has only {told}. Build one on the GPU that "
+            f"will serve: {build}. Or serve the ONNX graph: --device cpu or --device gpu"
         )
     entries = plans.values()
     if not any(all(same_tensorrt(entry, server.tensorrt_version) for entry in entries) for server in entries):

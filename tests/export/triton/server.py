@@ -64,7 +64,7 @@ class Triton:
         return {**os.environ, "PATH": path, "LD_LIBRARY_PATH": str(self.packages / "nvidia_pytriton.libs")}
 
 
-def triton_or_skip(folder: Path, *stand_ins: str) -> Triton:
+def triton_or_skip(folder: Path) -> Triton:
     """The installation with its Python backend, and stand-ins for others, made in a folder of their own."""
     named = os.environ.get(VARIABLE)
     if not named:
@@ -76,9 +76,9 @@ def triton_or_skip(folder: Path, *stand_ins: str) -> Triton:
     shutil.copy(theirs / "python_backend_stubs" / "3.11" / stub, triton.backends / "python" / stub)
     # As if it were installed: this folder is on the path of every model.
     (triton.backends / "python" / "densepack_runtime").symlink_to(REPOSITORY / "runtime" / "densepack_runtime")
-    for name in stand_ins:
+    for name in ("onnxruntime", "tensorrt"):
         (triton.backends / name).mkdir()
-        shutil.copy(Path(__file__).with_name("onnxruntime_backend.py"), triton.backends / name / "model.py")
+        shutil.copy(Path(__file__).with_name("stand_in_backend.py"), triton.backends / name / "model.py")
     return triton
 
 

@@ -1,6 +1,7 @@
-"""Stands in for Triton's ONNX Runtime backend, which no package registry has: a backend written in Python.
+"""Stands in for Triton's backends of ONNX Runtime and TensorRT, which no package registry has.
 
-Triton's Python backend runs it as `backends/onnxruntime/model.py`, for repositories that know nothing of it.
+Triton's Python backend runs it as `backends/NAME/model.py`, for repositories that know nothing of it. A "plan" of such
+a repository is an ONNX file.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         config = json.loads(args["model_config"])
-        path = (
-            Path(args["model_repository"]) / args["model_version"] / (config["default_model_filename"] or "model.onnx")
-        )
+        folder = Path(args["model_repository"]) / args["model_version"]
+        path = folder / next(iter(config["cc_model_filenames"].values()), "model.onnx")
         self._outputs = [output["name"] for output in config["output"]]
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
