@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.sessions.fake_session import made_up_logits
-from densepack_runtime.sessions.session import OUTPUT_NAMES, Batch, Logits
+from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Logits
 
 Array = NDArray[Any]
 
@@ -109,7 +109,9 @@ class FakeTriton(ModuleType):
     ) -> _EngineRequest:
         assert (requested_output_names, preferred_memory) == (list(OUTPUT_NAMES), (self.TRITONSERVER_MEMORY_CPU, 0))
         self.asked.append(model_name)
-        return _EngineRequest(self, Batch(**{tensor.name: tensor.array for tensor in inputs}))
+        arrays = {tensor.name: tensor.array for tensor in inputs}
+        ids, mask, types = (arrays[name] for name in INPUT_NAMES)
+        return _EngineRequest(self, Batch(ids, mask, types))
 
 
 @dataclass

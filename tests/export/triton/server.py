@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import URLError
 
-import pytest
-
 from tests.conftest import REPOSITORY
 
 VARIABLE = "DENSEPACK_TRITON"
@@ -64,12 +62,14 @@ class Triton:
         return {**os.environ, "PATH": path, "LD_LIBRARY_PATH": str(self.packages / "nvidia_pytriton.libs")}
 
 
-def triton_or_skip(folder: Path) -> Triton:
-    """The installation with its Python backend, and stand-ins for others, made in a folder of their own."""
+def named_environment() -> Path | None:
     named = os.environ.get(VARIABLE)
-    if not named:
-        pytest.skip(f"{VARIABLE} does not name a Triton server (docs/triton.md says how to have one)")
-    triton = Triton(Path(named).resolve(), folder / "backends")
+    return Path(named).absolute() if named else None
+
+
+def installed_triton(environment: Path, backends: Path) -> Triton:
+    """The installation with its Python backend, and stand-ins for others, made in a folder of their own."""
+    triton = Triton(environment, backends)
     theirs = triton.packages / "pytriton" / "tritonserver"
     shutil.copytree(theirs / "backends" / "python", triton.backends / "python")
     stub = "triton_python_backend_stub"

@@ -19,7 +19,7 @@ from densepack_runtime.question_answering.question_answerer import QuestionAnswe
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.fake_session import FakeSession, made_up_logits
 from densepack_runtime.sessions.session import Batch, Logits
-from tests.export.triton.fake_triton import FakeTriton, FakeResponse, Request, FakeError, TritonModelException
+from tests.export.triton.fake_triton import FakeError, FakeResponse, FakeTriton, Request, TritonModelException
 
 # One window, several windows (32 tokens each, 8 shared), and characters of more than one byte.
 LONG = "The tower was built by Anna Berg near the old harbour of Oslo in the year 1850. " * 6
