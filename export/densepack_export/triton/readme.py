@@ -52,14 +52,14 @@ _COMPATIBLE = "--backend-config=tensorrt,version-compatible=true"
 
 def readme(bundle: Bundle, engine: EngineModel, name: str) -> str:
     """The text for one repository."""
-    compatible = bool(engine.plans) and all(entry.version_compatible for entry in engine.plans)
+    compatible = {entry.version_compatible for entry in engine.plans}
     densepack = package_versions()["densepack"]
     rows = "\n".join(
         f"| {entry.plan} | {entry.tensorrt_version} | {', '.join(entry.compute_capabilities)}"
         f"{f' ({entry.gpu})' if entry.gpu else ''} | {'; '.join(map(str, entry.profiles))} |"
         for entry in engine.plans
     )
-    later = f" or a later one (version-compatible: the server needs `{_COMPATIBLE}`)" if compatible else ""
+    later = f" or a later one (version-compatible: the server needs `{_COMPATIBLE}`)" if compatible == {True} else ""
     onnxruntime = bundle.manifest.versions.get("onnxruntime", "1.22 or later")
     told = _PLANS if engine.plans else _GRAPH
     [file, *_] = engine.files.values()
@@ -67,7 +67,7 @@ def readme(bundle: Bundle, engine: EngineModel, name: str) -> str:
         model=bundle.manifest.model.name,
         densepack=densepack,
         name=name,
-        flags=f" {_COMPATIBLE}" if compatible else "",
+        flags=f" {_COMPATIBLE}" if True in compatible else "",
         engine=told.format(
             file=file, onnxruntime=onnxruntime, rows=rows, later=later, densepack=densepack, bundle=bundle.folder
         ).rstrip(),

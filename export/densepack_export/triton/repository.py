@@ -11,6 +11,7 @@ write_repository(Bundle.open("bundle/"), Path("models/"), TritonOptions(device="
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -35,7 +36,7 @@ _VERSION = "1"
 # Questions that Triton may hand over at once: their windows fill the batches of the engine model.
 MOST_QUESTIONS = 64
 # While one waits for a GPU, the other one tokenises and ranks. On a CPU they would wait for each other, with smaller
-# batches: 64 connections got 13.6 and 17.6 questions an execution from two, 30 from one.
+# batches: 64 connections to 2 cores got 14 to 18 questions an execution from two, 30 from one.
 INSTANCES_BESIDE_GPU, INSTANCES_BESIDE_CPU = 2, 1
 _TEXT = {"data_type": Symbol("TYPE_STRING"), "dims": [1]}
 
@@ -56,8 +57,10 @@ class TritonOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
-            raise InputError(f"a model's name has letters, digits, '_', '-' and '.', not {self.name!r}")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", self.name):  # it is a folder's name, beside README.md
+            raise InputError(f"a model's name has letters, digits, '_' and '-', it cannot be {self.name!r}")
+        if not math.isfinite(self.rules.null_threshold or 0):
+            raise InputError(f"the null threshold must be a finite number, not {self.rules.null_threshold}")
 
     @property
     def engine_name(self) -> str:
@@ -93,20 +96,6 @@ def _files_in(folder: Path) -> set[str]:
 
 def _write_engine(folder: Path, bundle: Bundle, engine: EngineModel, options: TritonOptions) -> None:
     inputs = tensors(bundle.manifest.inputs)
-    warm_up = [
-        {
-            "name": f"{rows} x {length}",
-            "batch_size": rows,
-            # Token 0 is there in every vocabulary, which random ones need not be.
-            "inputs": map_entries(
-                {
-                    entry["name"]: {"data_type": entry["data_type"], "dims": [length], "zero_data": True}
-                    for entry in inputs
-                }
-            ),
-        }
-        for rows, length in engine.warmed
-    ]
     fields = {
         "name": options.engine_name,
         **engine.fields,
@@ -114,11 +103,17 @@ def _write_engine(folder: Path, bundle: Bundle, engine: EngineModel, options: Tr
         "input": inputs,
         "output": tensors(bundle.manifest.outputs),
         "dynamic_batching": _queue(options),
-        "model_warmup": warm_up,
+        "model_warmup": [_warm_up(inputs, *shape) for shape in engine.warmed],
     }
     version = _write_model(folder, fields)
     for name, source in engine.files.items():
         shutil.copyfile(bundle.path(source), version / name)
+
+
+def _warm_up(inputs: list[Fields], rows: int, length: int) -> Fields:
+    """Windows of token 0, which every vocabulary has; random tokens may be outside of it."""
+    zeros = {entry["name"]: {"data_type": entry["data_type"], "dims": [length], "zero_data": True} for entry in inputs}
+    return {"name": f"{rows} x {length}", "batch_size": rows, "inputs": map_entries(zeros)}
 
 
 def _write_question_answering(folder: Path, bundle: Bundle, engine: EngineModel, options: TritonOptions) -> None:

@@ -238,12 +238,15 @@ def test_a_gpu_gets_its_float16_plan_unless_told_otherwise(
     assert f"{ENGINE}/1/fp16" not in files
 
 
-def test_version_compatible_plans_name_the_flag(densepack: CommandLine, with_plans: WithPlans, out: Path) -> None:
+@pytest.mark.parametrize("newer_too", [True, False])
+def test_version_compatible_plans_name_the_flag(
+    densepack: CommandLine, with_plans: WithPlans, out: Path, newer_too: bool
+) -> None:
     older = a100(version_compatible=True, tensorrt_version="11.3.0.1")
-    made(densepack("triton", with_plans(h100(version_compatible=True), older), out))
+    made(densepack("triton", with_plans(h100(version_compatible=newer_too), older), out))
     readme = written(out)["README.md"].decode()
     assert "--exit-on-error=true --backend-config=tensorrt,version-compatible=true\n" in readme
-    assert "or a later one" in readme
+    assert ("or a later one" in readme) == newer_too
 
 
 def test_plans_for_rtx_are_refused_with_what_to_do(densepack: CommandLine, bundle: Path, out: Path) -> None:
@@ -281,7 +284,9 @@ def test_plans_that_no_server_runs_together_are_refused(
             ("--precision", "fp32"),
             "Triton runs fp32 plans of the flavour tensorrt, and the bundle has only engines/sm90",
         ),
-        (("--name", "../x"), "a model's name has letters, digits, '_', '-' and '.', not '../x'"),
+        (("--null-threshold", "nan"), "the null threshold must be a finite number, not nan"),
+        (("--name", "../x"), "a model's name has letters, digits, '_' and '-', it cannot be '../x'"),
+        (("--name", "README.md"), "it cannot be 'README.md'"),
     ],
 )
 def test_what_cannot_be_written_is_refused(
@@ -292,16 +297,16 @@ def test_what_cannot_be_written_is_refused(
 
 
 def test_options_reach_the_files(densepack: CommandLine, bundle: Path, out: Path) -> None:
-    options = ("--name", "qa-1.2", "--timeout-ms", "50", "--max-queue", "7", "--null-threshold", "0.5")
+    options = ("--name", "qa-12", "--timeout-ms", "50", "--max-queue", "7", "--null-threshold", "0.5")
     made(densepack("triton", bundle, out, "--device", "cpu", *options, "--truncate-question"))
     files = written(out)
-    for name in ("qa-1.2", "qa-1.2_engine"):
+    for name in ("qa-12", "qa-12_engine"):
         config = files[f"{name}/config.pbtxt"].decode()
         assert f'name: "{name}"' in config
         assert "default_timeout_microseconds: 50000\n" in config
         assert "max_queue_size: 7\n" in config
-    settings = json.loads(files["qa-1.2/1/settings.json"])
-    assert settings["engine"] == "qa-1.2_engine"
+    settings = json.loads(files["qa-12/1/settings.json"])
+    assert settings["engine"] == "qa-12_engine"
     assert settings["rules"]["null_threshold"] == 0.5
     assert settings["truncate_question"]
 
