@@ -135,7 +135,11 @@ def _write_question_answering(folder: Path, bundle: Bundle, engine: EngineModel,
     settings = {
         "engine": options.engine_name,
         "windows": {"max_length": bundle.manifest.max_length, "doc_stride": bundle.manifest.doc_stride},
-        "batches": {**asdict(engine.batching), "max_batch": engine.max_batch},
+        "batches": {
+            "token_budget": engine.batching.token_budget,
+            "length_multiple": engine.batching.length_multiple,
+            "max_batch": engine.max_batch,
+        },
         "rules": asdict(options.rules),
         "truncate_question": options.truncate_question,
     }
