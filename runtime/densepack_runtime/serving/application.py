@@ -238,7 +238,8 @@ class _Endpoints:
                 raise DeadlineError("the answer was not there in time: ask again, or for less")
         finally:
             gone.cancel()
-            answers.cancel()
+            if answers.cancel():  # what comes of it then is nobody's, and not an error for the log
+                answers.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         return [self._counted(one) for one in answers.result()]
 
     def _counted(self, found: Answered | BaseException) -> Answered | InputError:
