@@ -26,6 +26,9 @@ from rich.table import Table
 
 from densepack_runtime.errors import DensepackError
 
+# As shells count those that a signal ended.
+_INTERRUPTED, _TERMINATED = 130, 143
+_signalled: list[int] = []
 # Tables keep their columns when stdout is a file or a pipe.
 _WIDTH_OF_FILES = 132
 
@@ -62,6 +65,12 @@ def run_command_line(app: Callable[[], Any]) -> None:
         else:  # a full disk, a folder that may not be written, …
             _tell_error(error)
         sys.exit(1)
+    except KeyboardInterrupt:  # before or after what the application itself ends so
+        sys.exit(_INTERRUPTED)
+    except Exception:
+        if _signalled:  # while a library was starting, which made an error of its own of it
+            sys.exit(_TERMINATED)
+        raise
 
 
 def _tell_error(error: Exception) -> None:
@@ -92,7 +101,8 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _terminate(_number: int, _frame: FrameType | None) -> None:
     """SIGTERM unwinds like Ctrl-C, so that temporary files are removed."""
-    raise SystemExit(143)
+    _signalled.append(_TERMINATED)
+    raise SystemExit(_TERMINATED)
 
 
 def tell(text: str) -> None:

@@ -36,6 +36,30 @@ def test_progress_of_a_text_with_brackets_is_drawn(monkeypatch: pytest.MonkeyPat
     assert "dev[/x].json" in screen.getvalue()
 
 
+SIGNALLED = """
+import os, signal
+from densepack_runtime.host.console import run_command_line
+def app():
+    os.kill(os.getpid(), signal.{signal})
+def swallowing():
+    try:
+        app()
+    except SystemExit:
+        raise ImportError("initialization failed")
+run_command_line({app})
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "app", "code"), [("SIGINT", "app", 130), ("SIGTERM", "app", 143), ("SIGTERM", "swallowing", 143)]
+)
+def test_a_signal_outside_of_a_command_is_no_traceback(name: str, app: str, code: int) -> None:
+    """Before the application begins, and while a library starts and takes what is raised for a failure."""
+    code_text = SIGNALLED.format(signal=name, app=app)
+    done = subprocess.run([sys.executable, "-c", code_text], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
 STREAMS = {
     "None": "sys.stdout = sys.stderr = sys.stdin = None",
     "closed": "sys.stdout.close(); sys.stderr.close(); sys.stdin.close()",
