@@ -50,8 +50,7 @@ def new_file(path: Path) -> Iterator[Path]:
             with temporary.open("rb") as content, _open_stream(path) as stream:
                 shutil.copyfileobj(content, stream)
         return
-    refuse_new_file(path)
-    target = Path(os.path.realpath(path))
+    target = _place_of(path)
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=hidden_stem(target), suffix=".tmp")
     os.close(descriptor)
     temporary = Path(name)
@@ -66,13 +65,17 @@ def new_file(path: Path) -> Iterator[Path]:
 
 def refuse_new_file(path: Path) -> None:
     """Raise InputError or OSError, before long work, where `new_file` would raise it after."""
-    if is_stream(path):
-        return
+    if not is_stream(path):
+        tempfile.TemporaryFile(dir=_place_of(path).parent).close()
+
+
+def _place_of(path: Path) -> Path:
+    """Where a file that is called so is written, of a link its target; the folder above it is there then."""
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise InputError(f"{path} is a folder, and a file is to be written: name a file in it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=target.parent).close()
+    return target
 
 
 def hidden_stem(path: Path) -> str:
