@@ -26,7 +26,7 @@ from typing import Any
 
 from densepack_runtime.errors import BundleError, joined
 from densepack_runtime.host.files import sha256_of
-from densepack_runtime.host.folders import left_aside, link_or_copy, new_folder
+from densepack_runtime.host.folders import files_in, left_aside, link_or_copy, new_folder, strangers_beside
 from densepack_runtime.host.records import Document, data_from_record
 from densepack_runtime.host.strict_json import read_small
 from densepack_runtime.sessions.fp16_range import RangeReport
@@ -261,7 +261,7 @@ class Bundle:
 
 def find_faults(folder: Path, manifest: Manifest, *, hashes: bool) -> list[str]:
     """Everything in the folder that is not as the manifest says, a phrase each."""
-    present = _files_in(folder)
+    present = files_in(folder) - {MANIFEST_NAME}
     faults = [f"{name} is missing" for name in sorted(manifest.files.keys() - present)]
     faults += [f"{name} does not belong to it" for name in sorted(present - manifest.files.keys())]
     for name in sorted(present & manifest.files.keys()):
@@ -272,17 +272,6 @@ def find_faults(folder: Path, manifest: Manifest, *, hashes: bool) -> list[str]:
         if fault:
             faults.append(f"{name} {fault}")
     return faults
-
-
-def _files_in(folder: Path) -> set[str]:
-    """Names of everything in a bundle's folder but folders and the manifest."""
-    found = (path for path in folder.rglob("*") if not _is_folder(path))
-    return {path.relative_to(folder).as_posix() for path in found} - {MANIFEST_NAME}
-
-
-def _is_folder(path: Path) -> bool:
-    """A link to a folder is none: nobody looked into it."""
-    return path.is_dir() and not path.is_symlink()
 
 
 def _file_fault(path: Path, entry: FileEntry, *, hashes: bool) -> str | None:
@@ -326,12 +315,7 @@ def _why_none(folder: Path) -> str:
 
 def strangers_in(folder: Path) -> list[str]:
     """What a folder holds that no build wrote: everything, where it is no bundle. Such a folder is not replaced."""
-    try:
-        manifest = MANIFEST.parse(read_small(folder / MANIFEST_NAME), dict[str, Any])
-        written = set(manifest["files"]) if manifest["kind"] == MANIFEST_KIND else set()
-    except (OSError, BundleError, LookupError, TypeError):
-        written = set()
-    return sorted(_files_in(folder) - written)
+    return strangers_beside(MANIFEST, MANIFEST_KIND, folder)
 
 
 @contextmanager
@@ -355,7 +339,7 @@ def edit_bundle(bundle: Bundle) -> Iterator[BundleDraft]:
             draft.path(name).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(bundle.folder / name, draft.path(name))
         yield draft
-        if Manifest.from_json((bundle.folder / MANIFEST_NAME).read_bytes()) != bundle.manifest:
+        if Manifest.from_json(read_small(bundle.folder / MANIFEST_NAME)) != bundle.manifest:
             raise BundleError(f"the bundle {bundle.folder} was changed by another process meanwhile: run it again")
 
 

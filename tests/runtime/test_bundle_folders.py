@@ -70,9 +70,17 @@ def test_folder_that_is_no_bundle_is_not_replaced(tmp_path: Path, manifest: str 
     (target / "thesis.txt").write_text("mine")
     if manifest is not None:
         (target / "bundle.json").write_text(manifest)
-    with pytest.raises(InputError, match=r"holds thesis\.txt"):
+    with pytest.raises(InputError, match="holds thesis.txt" if manifest is None else "holds bundle.json, thesis.txt"):
         overwrite(target)
     assert (target / "thesis.txt").read_text() == "mine"
+
+
+def test_file_of_another_program_that_is_called_like_ours_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "bundle.json").write_text('{"scripts": {}}')
+    with pytest.raises(InputError, match=r"holds bundle\.json, which"):
+        overwrite(tmp_path / "home")
+    assert (tmp_path / "home" / "bundle.json").read_text() == '{"scripts": {}}'
 
 
 def test_empty_folder_may_be_replaced(tmp_path: Path) -> None:

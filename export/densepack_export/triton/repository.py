@@ -16,16 +16,14 @@ import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from densepack_export.triton.config_text import Fields, Symbol, config_text, map_entries
 from densepack_export.triton.engine_model import Device, EngineModel, engine_model, tensors
 from densepack_export.triton.readme import readme
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BundleError, InputError
-from densepack_runtime.host.folders import new_folder
+from densepack_runtime.host.folders import files_in, new_folder, strangers_beside
 from densepack_runtime.host.records import Document
-from densepack_runtime.host.strict_json import read_small
 from densepack_runtime.question_answering.answers import SpanRules
 from densepack_runtime.sessions.session import Precision
 
@@ -74,24 +72,14 @@ def write_repository(bundle: Bundle, folder: Path, options: TritonOptions) -> En
         _write_engine(draft / options.engine_name, bundle, engine, options)
         _write_question_answering(draft / options.name, bundle, engine, options)
         (draft / "README.md").write_text(readme(bundle, engine, options.name), encoding="utf-8")
-        marker = {"kind": _KIND, "bundle": bundle.sha256, "files": sorted(_files_in(draft))}
+        marker = {"kind": _KIND, "bundle": bundle.sha256, "files": sorted(files_in(draft))}
         _write_json(draft / MARKER_NAME, marker)
     return engine
 
 
 def strangers_in(folder: Path) -> list[str]:
     """What a folder holds that `write_repository` has not written: everything, where it is no repository of ours."""
-    try:
-        marker = _MARKER.parse(read_small(folder / MARKER_NAME), dict[str, Any])
-        written = set(marker["files"]) | {MARKER_NAME} if marker["kind"] == _KIND else set()
-    except (OSError, BundleError, LookupError, TypeError):
-        written = set()
-    return sorted(_files_in(folder) - written)
-
-
-def _files_in(folder: Path) -> set[str]:
-    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
-    return {path.relative_to(folder).as_posix() for path in found}
+    return strangers_beside(_MARKER, _KIND, folder)
 
 
 def _write_engine(folder: Path, bundle: Bundle, engine: EngineModel, options: TritonOptions) -> None:

@@ -20,9 +20,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from densepack_runtime.errors import InputError
+from densepack_runtime.errors import DensepackError, InputError
 from densepack_runtime.host.files import current_umask, hidden_stem
+from densepack_runtime.host.records import Document
+from densepack_runtime.host.strict_json import read_small
 
 # What a folder holds that its writer has not written; nothing where it may be replaced.
 Strangers = Callable[[Path], Sequence[str]]
@@ -85,6 +88,22 @@ def refuse_to_replace(path: Path, replaces: Strangers | None) -> None:
         )
     if path.is_mount():
         raise InputError(f"{path} is a mount point, which cannot be replaced: name a folder inside it")
+
+
+def files_in(folder: Path) -> set[str]:
+    """Names of everything below a folder but folders. A link to a folder is none: nobody looked into it."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {path.relative_to(folder).as_posix() for path in found}
+
+
+def strangers_beside(listing: Document, kind: str, folder: Path) -> list[str]:
+    """What a folder holds that the listing in it does not name; all of it, where it has no listing of that kind."""
+    try:
+        told = listing.parse(read_small(folder / listing.name), dict[str, Any])
+        written = {listing.name, *told["files"]} if told["kind"] == kind else set()
+    except (OSError, DensepackError, LookupError, TypeError):
+        written = set()
+    return sorted(files_in(folder) - written)
 
 
 def left_aside(path: Path) -> Path | None:
