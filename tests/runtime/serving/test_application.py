@@ -37,11 +37,6 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "GRACE_S", 0.05)
 
 
-@pytest.fixture(scope="module")
-def windower(default_tokenizer_json: str) -> Windower:
-    return Windower(default_tokenizer_json, max_length=32, doc_stride=8)
-
-
 @pytest.fixture
 def serve(windower: Windower) -> Iterator[Callable[..., Running]]:
     """Start servers that end with the test."""
@@ -169,12 +164,6 @@ BAD: list[tuple[object, int, str]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def one_server(windower: Windower) -> Iterator[Running]:
-    with running(FakeSession(), windower) as one:
-        yield one
-
-
 @pytest.mark.parametrize(("body", "status", "told"), BAD)
 def test_what_cannot_be_answered_is_told_in_one_line(one_server: Running, body: object, status: int, told: str) -> None:
     got = one_server("POST", "/v1/answer", body)
@@ -206,7 +195,7 @@ def test_what_the_inference_api_cannot_take_is_told(one_server: Running, body: o
     ("method", "path", "status"),
     [
         ("GET", "/v1/answer", 405),
-        ("GET", "/", 405),
+        ("PUT", "/", 405),
         ("POST", "/healthz", 405),
         ("GET", "/nothing", 404),
         ("POST", "/v1/answer/", 404),
@@ -332,7 +321,7 @@ def test_a_model_that_fails_is_500_without_its_reasons(
     with caplog.at_level(logging.ERROR, "densepack"):
         got = one("POST", "/v1/answer", ASKED, {"X-Request-Id": "abc"})
     assert got.status == 500
-    assert got.json == {"error": "the server failed on this request; its log says why under the request's id"}
+    assert got.json == {"error": "the server failed on this request: its log says why under abc"}
     assert "request abc failed: BackendError: /secret/place is broken" in caplog.text
 
 
