@@ -209,8 +209,9 @@ class _Endpoints:
     async def metrics(self, _: Request) -> Response:
         return Response(self.service.metrics.page(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def openapi(self, _: Request) -> Response:
-        return json_response(openapi(secured=self.service.bearers is not None))
+    async def openapi(self, request: Request) -> Response:
+        secured, prefix = self.service.bearers is not None, request.scope.get("root_path", "")
+        return json_response(openapi(self.service.name, secured=secured, prefix=prefix))
 
     async def _parsed(self, request: Request, parse: Callable[[bytes], Parsed]) -> Parsed:
         """What a body asks; parsed in a thread, since a large one takes a while."""

@@ -121,6 +121,7 @@ def test_a_list_is_answered_in_order_with_errors_in_their_places(
     [
         (None, PipelineRules()),
         ({"top_k": 3, "max_answer_len": None}, PipelineRules(top_k=3)),
+        ({"max_answer_len": 2**63}, PipelineRules(max_answer_len=1000)),
         ({"handle_impossible_answer": True}, PipelineRules(handle_impossible_answer=True)),
         ({"top_k": 2, "align_to_words": False, "max_answer_len": 2}, PipelineRules(2, 2, False, False)),
     ],
@@ -183,6 +184,8 @@ def test_what_cannot_be_answered_is_told_in_one_line(one_server: Running, body: 
         ({"inputs": ASKED, "parameters": {"top_k": 101}}, "`parameters.top_k` must be 1 to 100"),
         ({"inputs": ASKED, "parameters": {"top_k": -1}}, "top_k"),
         ({"inputs": ASKED, "parameters": [1]}, "parameters must be a JSON object"),
+        ({"inputs": ASKED, "parameters": 0}, "parameters must be a JSON object"),
+        ({"inputs": ASKED, "options": []}, "options must be a JSON object"),
     ],
 )
 def test_what_the_inference_api_cannot_take_is_told(one_server: Running, body: object, told: str) -> None:
@@ -379,11 +382,11 @@ def test_metrics_count_what_happened(serve: Callable[..., Running]) -> None:
 
 def test_the_openapi_document_names_every_route_and_reference(one_server: Running) -> None:
     document = one_server("GET", "/openapi.json").json
-    assert document == openapi(secured=False)
+    assert document == openapi("fake", secured=False)
     for path, methods in document["paths"].items():
         for method in methods.keys() & {"get", "post"}:
             got = one_server(method.upper(), path.replace("{name}", "fake"), b"x" if method == "post" else None)
             assert str(got.status) in methods[method]["responses"]
-    text = json.dumps(openapi(secured=True))
+    text = json.dumps(openapi("fake", secured=True))
     for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in document["components"]["schemas"]
