@@ -177,6 +177,7 @@ _SCHEMAS = {
 }
 _PIPELINE = ({"$ref": "#/components/schemas/Pipeline"}, _one_or_many("Answer"))
 _READY = _object({"ready": {"type": "boolean"}})
+_NOT_READY: dict[str, Any] = {"503": _response("It starts or ends.", _READY)}
 _PATHS: dict[str, Any] = {
     "/v1/answer": _asks(
         "Answer one question, or a list of them; one of a list that cannot be answered has an error in its place",
@@ -196,7 +197,7 @@ _PATHS: dict[str, Any] = {
     "/": _asks("Answer as the Hugging Face inference API did", *_PIPELINE),
     "/models/{name}": _asks("The same, by the name of the model", *_PIPELINE),
     "/healthz": _tells("The process lives.", _object({"alive": {"const": True}}), opens=True),
-    "/readyz": _tells("It answers.", _READY, opens=True, **{"503": _response("It starts or ends.", _READY)}),
+    "/readyz": _tells("It answers.", _READY, opens=True, **_NOT_READY),
     "/v1/model": _tells("What is served, and how.", {"type": "object"}),
     "/metrics": {
         "get": {
@@ -222,7 +223,7 @@ _PATHS |= {
 for _model in (f"/v2/models/{MODEL_NAME}", f"/v2/models/{MODEL_NAME}/versions/{MODEL_VERSION}"):
     _PATHS |= {
         _model: _tells("The names, types and shapes of the model's tensors.", {"type": "object"}),
-        f"{_model}/ready": _tells("It answers.", _READY, **{"503": _response("It starts or ends.", _READY)}),
+        f"{_model}/ready": _tells("It answers.", _READY, opens=False, **_NOT_READY),
         f"{_model}/infer": _asks(
             "Answer questions, all of them or none",
             {"$ref": "#/components/schemas/Inference"},

@@ -27,9 +27,10 @@ async def ask(
     pieces = _pieces(body, cuts)
 
     async def receive() -> Message:
-        if (piece := next(pieces, None)) is None:
-            await asyncio.get_running_loop().create_future()  # nobody hangs up
-        return {"type": "http.request", "body": piece[0], "more_body": piece[1]}
+        for piece, more in pieces:
+            return {"type": "http.request", "body": piece, "more_body": more}
+        await asyncio.get_running_loop().create_future()  # nobody hangs up
+        raise AssertionError
 
     async def send(message: Message) -> None:
         sent.append(message)
