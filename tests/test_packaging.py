@@ -72,6 +72,7 @@ def test_wheel_holds_the_three_packages_and_nothing_else(built: Path) -> None:
     for package in PACKAGES:
         assert f"{package}/py.typed" in names
     assert "densepack_runtime/question_answering/sample_squad.json" in names
+    assert "densepack_runtime/serving/page.html" in names
     assert {f"densepack_export/report/templates/report.{kind}" for kind in ("css", "html.j2")} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.endswith(".safetensors") for name in names)

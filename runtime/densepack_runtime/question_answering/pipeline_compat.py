@@ -118,7 +118,7 @@ def _best_spans(
     Some are lost when they are aligned to words, so the pipeline took more of them than were asked for.
     """
     wanted = 2 * rules.top_k + 10 if rules.align_to_words else rules.top_k
-    scores = np.tril(np.triu(np.outer(start, end)), rules.max_answer_len - 1)
+    scores = np.tril(np.triu(np.outer(start, end)), min(rules.max_answer_len, len(end)) - 1)
     flat = scores.ravel()
     count = min(wanted, flat.size)
     best = np.argpartition(-flat, count - 1)[:count]

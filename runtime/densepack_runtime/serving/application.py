@@ -1,22 +1,22 @@
-"""The server's HTTP: a Starlette application around a batcher.
+"""The server's HTTP: an ASGI application around a batcher.
 
     application = application_of(Service(batcher, answerer, metrics, name="default", facts={…}))
+    Starlette(routes=[Mount("/qa", application)])                 # or FastAPI().mount("/qa", application)
 
-Every response has an `X-Request-Id`; every error is `{"error": …}` with neither a traceback nor a path, and never more
-of what was sent than 60 characters.
+Alone or under a prefix of another application, which then need not know its errors: every response is made here, and
+has an `X-Request-Id`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import math
 import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -27,28 +27,24 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from densepack_runtime.errors import DeadlineError, DensepackError, InputError, QueueFullError, UnavailableError
+from densepack_runtime.errors import DeadlineError, InputError, UnavailableError
 from densepack_runtime.host.console import one_line
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
+from densepack_runtime.serving import inference_protocol as protocol
 from densepack_runtime.serving import metrics
-from densepack_runtime.serving.batcher import Answered, Asked, Batcher, Seconds
+from densepack_runtime.serving.batcher import Answered, Asked, Batcher
 from densepack_runtime.serving.bearer import Bearers
 from densepack_runtime.serving.openapi import openapi
+from densepack_runtime.serving.page import Page
 from densepack_runtime.serving.requests import parse_pipeline, parse_questions
+from densepack_runtime.serving.responses import HANDLERS, brief, error_response, json_response, timing
 
 MOST_BYTES = 2 << 20
 # A body that is too large is read to its end and forgotten, so that its sender gets to read why; not for ever.
 _MOST_IGNORED_BYTES = 64 << 20
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_OPEN_PATHS = ("/healthz", "/readyz")
-_GONE = 499  # as nginx counts those who hung up; nobody reads it
-_STATUS: dict[type[DensepackError], int] = {
-    InputError: 422,
-    QueueFullError: 429,
-    DeadlineError: 504,
-    UnavailableError: 503,
-}
-_LOGGER = logging.getLogger("densepack")
+# What is told without a token: whether it lives and answers, and the page that a token can be put into.
+_OPEN_PATHS = ("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
 Parsed = TypeVar("Parsed")
 
 
@@ -72,27 +68,35 @@ class Service:
 
 
 def application_of(service: Service) -> ASGIApp:
-    """The ASGI application."""
-    endpoints = _Endpoints(service)
-    routes = [
-        Route("/v1/answer", endpoints.answer, methods=["POST"]),
-        Route("/", endpoints.pipeline, methods=["POST"]),
-        Route("/models/{name:path}", endpoints.pipeline, methods=["POST"]),
-        Route("/healthz", endpoints.health),
-        Route("/readyz", endpoints.readiness),
-        Route("/v1/model", endpoints.model),
-        Route("/metrics", endpoints.metrics),
-        Route("/openapi.json", endpoints.openapi),
-    ]
-    handlers: dict[Any, Any] = {
-        HTTPException: _http_error,
-        DensepackError: _our_error,
-        ClientDisconnect: _gone,
-        Exception: _any_error,
-    }
-    application = Starlette(routes=routes, exception_handlers=handlers)
+    """The ASGI application; a batcher behind it must be warmed by whoever opened it (`serving.server` does)."""
+    endpoints = _Endpoints(service, Page.read())
+    application = Starlette(routes=_routes(endpoints), exception_handlers=HANDLERS)
     application.router.redirect_slashes = False
     return _Guard(application, service)
+
+
+def _routes(endpoints: _Endpoints) -> list[Route]:
+    routes = [
+        Route("/", endpoints.page),
+        Route("/", endpoints.pipeline, methods=["POST"]),
+        Route("/models/{name:path}", endpoints.pipeline, methods=["POST"]),
+        Route("/v1/answer", endpoints.answer, methods=["POST"]),
+        Route("/v1/model", endpoints.model),
+        Route("/healthz", endpoints.health),
+        Route("/readyz", endpoints.readiness),
+        Route("/metrics", endpoints.metrics),
+        Route("/openapi.json", endpoints.openapi),
+        Route("/v2", endpoints.v2_server),
+        Route("/v2/health/live", endpoints.health),
+        Route("/v2/health/ready", endpoints.readiness),
+    ]
+    for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        routes += [
+            Route(model, endpoints.v2_model),
+            Route(f"{model}/ready", endpoints.v2_model_readiness),
+            Route(f"{model}/infer", endpoints.v2_infer, methods=["POST"]),
+        ]
+    return routes
 
 
 # --- around every request --------------------------------------------------------------------------------------------
@@ -126,41 +130,13 @@ class _Guard:
         await self._admitted(scope, headers)(scope, receive, send_with_id)
 
     def _admitted(self, scope: Scope, headers: Headers) -> ASGIApp:
-        bearers = self._service.bearers
-        if bearers is None or scope["path"] in _OPEN_PATHS or bearers.admits(headers.get("authorization", "")):
+        bearers, path = self._service.bearers, scope["path"].removeprefix(scope.get("root_path", ""))
+        is_open = path in _OPEN_PATHS and scope["method"] in ("GET", "HEAD")
+        if bearers is None or is_open or bearers.admits(headers.get("authorization", "")):
             return self._application
-        return _error(401, "a bearer token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
-
-
-def _json(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    body = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    return Response(body, status, headers, media_type="application/json")
-
-
-def _error(status: int, told: str, headers: dict[str, str] | None = None) -> Response:
-    return _json({"error": told}, status, headers)
-
-
-async def _http_error(_: Request, error: HTTPException) -> Response:
-    return _error(error.status_code, error.detail, dict(error.headers or {}))
-
-
-async def _gone(_: Request, __: ClientDisconnect) -> Response:
-    return Response(status_code=_GONE)
-
-
-async def _our_error(request: Request, error: DensepackError) -> Response:
-    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), None)
-    if status is None:  # it may name files of this host
-        return await _any_error(request, error)
-    wait_s = error.wait_s if isinstance(error, QueueFullError) else 1.0
-    headers = {"Retry-After": str(min(60, max(1, math.ceil(wait_s))))} if status in (429, 503) else {}
-    return _error(status, one_line(error), headers)
-
-
-async def _any_error(request: Request, error: Exception) -> Response:
-    _LOGGER.error("request %s failed: %s: %s", request.scope["request_id"], type(error).__name__, one_line(error))
-    return _error(500, "the server failed on this request; its log says why under the request's id")
+        return error_response(
+            401, "a bearer token is needed: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
+        )
 
 
 # --- the endpoints ---------------------------------------------------------------------------------------------------
@@ -169,6 +145,7 @@ async def _any_error(request: Request, error: Exception) -> Response:
 @dataclass(frozen=True)
 class _Endpoints:
     service: Service
+    asking: Page
 
     async def answer(self, request: Request) -> Response:
         """POST /v1/answer."""
@@ -183,7 +160,7 @@ class _Endpoints:
         ]
         if not many and isinstance(found[0], InputError):
             raise found[0]
-        return _json(told if many else told[0], headers=_timing(found))
+        return json_response(told if many else told[0], headers=timing(found))
 
     async def pipeline(self, request: Request) -> Response:
         """POST / and /models/NAME, as the Hugging Face inference API."""
@@ -191,25 +168,50 @@ class _Endpoints:
         if name != self.service.name:
             raise HTTPException(404, "this server has another model: /v1/model says which")
         asked = await self._parsed(request, parse_pipeline)
-        [answered] = found = await self._found(request, [asked.asked()])
-        if isinstance(answered, InputError):
-            raise answered
-        return _json(asked.told(answered.answers), headers=_timing(found))
+        found = await self._found(request, [asked.asked()])
+        [answered] = _all_answered(found)
+        return json_response(asked.told(answered.answers), headers=timing(found))
+
+    async def page(self, _: Request) -> Response:
+        """GET /."""
+        return Response(self.asking.body, headers=self.asking.headers)
+
+    async def v2_server(self, _: Request) -> Response:
+        return json_response(protocol.server_metadata())
+
+    async def v2_model(self, request: Request) -> Response:
+        _refuse_other_model(request)
+        return json_response(protocol.model_metadata())
+
+    async def v2_model_readiness(self, request: Request) -> Response:
+        _refuse_other_model(request)
+        ready = self.service.ready
+        return json_response({"name": protocol.MODEL_NAME, "ready": ready}, 200 if ready else 503)
+
+    async def v2_infer(self, request: Request) -> Response:
+        """All questions of the request are answered, or none, as Triton has it."""
+        _refuse_other_model(request)
+        length = request.headers.get(protocol.JSON_LENGTH_HEADER)
+        asked = await self._parsed(request, partial(protocol.parse_inference, json_length=length))
+        found = await self._found(request, asked.asked(self.service.answerer.rules), asked.timeout_s)
+        body, headers = asked.told([one.answers[0] for one in _all_answered(found)])
+        return Response(body, headers={**headers, **timing(found)})
 
     async def health(self, _: Request) -> Response:
-        return _json({"alive": True})
+        return json_response({"alive": True})
 
     async def readiness(self, _: Request) -> Response:
-        return _json({"ready": self.service.ready}, 200 if self.service.ready else 503)
+        return json_response({"ready": self.service.ready}, 200 if self.service.ready else 503)
 
     async def model(self, _: Request) -> Response:
-        return _json(self.service.facts)
+        return json_response(self.service.facts)
 
     async def metrics(self, _: Request) -> Response:
         return Response(self.service.metrics.page(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def openapi(self, _: Request) -> Response:
-        return _json(openapi(secured=self.service.bearers is not None))
+    async def openapi(self, request: Request) -> Response:
+        secured, prefix = self.service.bearers is not None, request.scope.get("root_path", "")
+        return json_response(openapi(self.service.name, secured=secured, prefix=prefix))
 
     async def _parsed(self, request: Request, parse: Callable[[bytes], Parsed]) -> Parsed:
         """What a body asks; parsed in a thread, since a large one takes a while."""
@@ -223,15 +225,18 @@ class _Endpoints:
         try:
             return await asyncio.to_thread(parse, body)
         except ValueError as error:
-            raise HTTPException(400, f"the body is not JSON: {_brief(error)}") from error
+            raise HTTPException(400, f"the body is not JSON: {brief(error)}") from error
 
-    async def _found(self, request: Request, asked: Sequence[Asked]) -> list[Answered | InputError]:
+    async def _found(
+        self, request: Request, asked: Sequence[Asked], within_s: float | None = None
+    ) -> list[Answered | InputError]:
         """An answer to each, or what is wrong with it. One that hangs up meanwhile leaves the line."""
-        futures = self.service.batcher.ask(asked, self.service.timeout_s)
+        timeout_s = min(self.service.timeout_s, within_s or math.inf)
+        futures = self.service.batcher.ask(asked, timeout_s)
         answers = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
         gone = asyncio.ensure_future(_hung_up(request))
         try:
-            await asyncio.wait((answers, gone), timeout=self.service.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((answers, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if not answers.done():
                 if gone.done():
                     raise ClientDisconnect
@@ -272,15 +277,15 @@ async def _hung_up(request: Request) -> None:
         pass
 
 
-def _brief(error: ValueError) -> str:
-    """What is wrong, without the text that it is wrong in."""
-    if isinstance(error, UnicodeError):
-        return "its text is not valid Unicode"
-    return one_line(error)
+def _all_answered(found: Sequence[Answered | InputError]) -> list[Answered]:
+    """All of them; raises the InputError of one that is none, with its number where there are several."""
+    for number, one in enumerate(found, start=1):
+        if isinstance(one, InputError):
+            raise InputError(f"question {number} of {len(found)}: {one}") if len(found) > 1 else one
+    return [one for one in found if isinstance(one, Answered)]
 
 
-def _timing(found: Sequence[Answered | InputError]) -> dict[str, str]:
-    """Milliseconds of each step, of the question that took longest in it."""
-    seconds = [answered.seconds for answered in found if isinstance(answered, Answered)]
-    steps = {name: max((getattr(one, name) for one in seconds), default=0.0) for name in Seconds.__slots__}
-    return {"Server-Timing": ", ".join(f"{name};dur={1000 * value:.1f}" for name, value in steps.items())}
+def _refuse_other_model(request: Request) -> None:
+    model = request.path_params["model"], request.path_params.get("version", protocol.MODEL_VERSION)
+    if model != (protocol.MODEL_NAME, protocol.MODEL_VERSION):
+        raise HTTPException(404, f"this server has the model {protocol.MODEL_NAME}, version {protocol.MODEL_VERSION}")

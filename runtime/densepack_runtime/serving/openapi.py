@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from densepack_runtime.host.versions import package_versions
+from densepack_runtime.serving.inference_protocol import INPUTS, MODEL_NAME, MODEL_VERSION, OUTPUTS
 from densepack_runtime.serving.requests import MOST_ANSWERS, MOST_QUESTIONS
 
-_TEXT = {"type": "string", "minLength": 1}
+_TEXT = {"type": "string", "description": "One without words cannot be used."}
 _OFFSET = {"type": "integer", "minimum": 0, "description": "In characters of the context."}
 _COUNT = {"type": "integer", "minimum": 1, "maximum": MOST_ANSWERS}
 _ANSWER = {
@@ -17,6 +19,7 @@ _ANSWER = {
     "answer": {"type": "string", "description": "Empty where there is no answer."},
 }
 _ID = {"type": ["string", "integer", "null"], "description": "Given back."}
+_COUNT_V2 = {"type": "integer", "minimum": 1, "maximum": MOST_QUESTIONS}
 _ERRORS = {
     "400": "The body is not JSON.",
     "401": "A bearer token is needed.",
@@ -30,12 +33,13 @@ _ERRORS = {
 }
 
 
-def openapi(*, secured: bool) -> dict[str, Any]:
-    """The document; `secured` where bearer tokens are needed."""
+def openapi(model: str, *, secured: bool, prefix: str = "") -> dict[str, Any]:
+    """The document for a model of this name; `secured` where bearer tokens are needed, `prefix` where it is mounted."""
     told: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "densepack", "version": package_versions()["densepack"] or "0"},
-        "paths": _PATHS,
+        "servers": [{"url": prefix or "/"}],
+        "paths": {**_PATHS, "/models/{name}": {**_PATHS["/models/{name}"], "parameters": [_path_name(model)]}},
         "components": {"schemas": _SCHEMAS},
     }
     if secured:
@@ -74,6 +78,29 @@ def _asks(summary: str, body: dict[str, Any], answer: dict[str, Any], **more: An
     }
 
 
+def _path_name(model: str) -> dict[str, Any]:
+    return {"name": "name", "in": "path", "required": True, "schema": {"enum": [model]}}
+
+
+def _tensor(tensors: Mapping[str, str], data: dict[str, Any]) -> dict[str, Any]:
+    return _object(
+        {
+            "name": {"enum": list(tensors)},
+            "datatype": {"enum": list(dict.fromkeys(tensors.values()))},
+            "shape": {
+                "type": "array",
+                "items": _COUNT_V2,
+                "minItems": 1,
+                "maxItems": 2,
+                "description": "[N] or [N, 1]",
+            },
+            "data": {"type": "array", "items": data},
+            "parameters": {"type": "object"},
+        },
+        ("name", "datatype", "shape"),
+    )
+
+
 def _tells(summary: str, schema: dict[str, Any], *, opens: bool = False, **more: Any) -> dict[str, Any]:
     responses = {"200": _response(summary, schema), **more}
     return {"get": {"summary": summary, "responses": responses, **({"security": []} if opens else {})}}
@@ -104,24 +131,53 @@ _SCHEMAS = {
             "inputs": _object({"question": _TEXT, "context": _TEXT}, additionalProperties=False),
             "parameters": _object(
                 {
-                    "top_k": {**_COUNT, "default": 1},
-                    "max_answer_len": {"type": "integer", "minimum": 1, "default": 15},
-                    "handle_impossible_answer": {"type": "boolean", "default": False},
-                    "align_to_words": {"type": "boolean", "default": True},
+                    "top_k": {**_COUNT, "type": ["integer", "null"], "default": 1},
+                    "max_answer_len": {"type": ["integer", "null"], "minimum": 1, "default": 15},
+                    "handle_impossible_answer": {"type": ["boolean", "null"], "default": False},
+                    "align_to_words": {"type": ["boolean", "null"], "default": True},
                 },
                 (),
+                type=["object", "null"],
                 additionalProperties=False,
             ),
-            "options": {"type": "object", "description": "Ignored."},
+            "options": {"type": ["object", "null"], "description": "Ignored."},
         },
         ("inputs",),
         additionalProperties=False,
     ),
+    "Inference": _object(
+        {
+            "inputs": {"type": "array", "minItems": len(INPUTS), "maxItems": len(INPUTS), "items": _tensor(INPUTS, {})},
+            "outputs": {
+                "type": "array",
+                "items": _object({"name": {"enum": list(OUTPUTS)}, "parameters": {"type": "object"}}, ("name",)),
+            },
+            "id": {"type": ["string", "null"], "description": "Given back."},
+            "parameters": _object(
+                {
+                    "timeout": {"type": "integer", "minimum": 0, "description": "Microseconds."},
+                    "binary_data_output": {"type": "boolean"},
+                },
+                (),
+            ),
+        },
+        ("inputs",),
+        additionalProperties=False,
+    ),
+    "Inferred": _object(
+        {
+            "model_name": {"const": MODEL_NAME},
+            "model_version": {"const": MODEL_VERSION},
+            "id": {"type": "string"},
+            "outputs": {"type": "array", "items": _tensor(OUTPUTS, {"type": ["string", "number"]})},
+        },
+        ("model_name", "model_version", "outputs"),
+    ),
     "Error": _object({"error": {"type": "string"}}),
 }
 _PIPELINE = ({"$ref": "#/components/schemas/Pipeline"}, _one_or_many("Answer"))
-_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 _READY = _object({"ready": {"type": "boolean"}})
+_NOT_READY: dict[str, Any] = {"503": _response("It starts or ends.", _READY)}
 _PATHS: dict[str, Any] = {
     "/v1/answer": _asks(
         "Answer one question, or a list of them; one of a list that cannot be answered has an error in its place",
@@ -139,12 +195,9 @@ _PATHS: dict[str, Any] = {
         },
     ),
     "/": _asks("Answer as the Hugging Face inference API did", *_PIPELINE),
-    "/models/{name}": {
-        **_asks("The same, by the name of the model", *_PIPELINE),
-        "parameters": [_NAME],
-    },
+    "/models/{name}": _asks("The same, by the name of the model", *_PIPELINE),
     "/healthz": _tells("The process lives.", _object({"alive": {"const": True}}), opens=True),
-    "/readyz": _tells("It answers.", _READY, opens=True, **{"503": _response("It starts or ends.", _READY)}),
+    "/readyz": _tells("It answers.", _READY, opens=True, **_NOT_READY),
     "/v1/model": _tells("What is served, and how.", {"type": "object"}),
     "/metrics": {
         "get": {
@@ -157,3 +210,23 @@ _PATHS: dict[str, Any] = {
 _PATHS["/models/{name}"]["post"]["responses"]["404"] = _response(
     "It has another model.", {"$ref": "#/components/schemas/Error"}
 )
+_PATHS["/"]["get"] = {
+    "summary": "A page to ask from.",
+    "security": [],
+    "responses": {"200": {"description": "HTML.", "content": {"text/html": {"schema": {"type": "string"}}}}},
+}
+_PATHS |= {
+    "/v2": _tells("The Open Inference Protocol: the server.", {"type": "object"}),
+    "/v2/health/live": _PATHS["/healthz"],
+    "/v2/health/ready": _PATHS["/readyz"],
+}
+for _model in (f"/v2/models/{MODEL_NAME}", f"/v2/models/{MODEL_NAME}/versions/{MODEL_VERSION}"):
+    _PATHS |= {
+        _model: _tells("The names, types and shapes of the model's tensors.", {"type": "object"}),
+        f"{_model}/ready": _tells("It answers.", _READY, opens=False, **_NOT_READY),
+        f"{_model}/infer": _asks(
+            "Answer questions, all of them or none",
+            {"$ref": "#/components/schemas/Inference"},
+            {"$ref": "#/components/schemas/Inferred"},
+        ),
+    }

@@ -104,10 +104,11 @@ def parse_questions(body: bytes) -> tuple[list[QuestionAsked], bool]:
 
 
 def parse_pipeline(body: bytes) -> PipelineAsked:
-    """A body of the inference API. A parameter that is null is one that was not given."""
-    data = _known(parse_json(body), PipelineAsked)
+    """A body of the inference API. What is null was not given."""
+    data = {name: value for name, value in _known(parse_json(body), PipelineAsked).items() if value is not None}
     inputs = _record(data.get("inputs"), PipelineInputs, "inputs.")
-    given = _object(data.get("parameters") or {}, "parameters")
+    given = _object(data.get("parameters", {}), "parameters")
+    _object(data.get("options", {}), "options")
     chosen = {name: value for name, value in given.items() if value is not None}
     parameters = _record(chosen, PipelineRules, "parameters.")
     _refuse_count("parameters.top_k", parameters.top_k)

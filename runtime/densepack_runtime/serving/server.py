@@ -93,6 +93,8 @@ def facts_of(bundle: Bundle, choice: Choice, cache: Path | None) -> dict[str, An
         "precision": choice.precision,
         "proof": None if proof is None else data_from_record(proof),
         "densepack": package_versions()["densepack"],
+        # Which heads and units are left of the model are some 100 KB, and nothing that a client decides by.
+        "manifest": {name: told for name, told in data_from_record(manifest).items() if name != "model"},
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import socket
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from densepack_runtime.backends import choose_backend
+from densepack_runtime.bundle import Bundle
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from tests.command_line import CommandLine
 from tests.runtime.serving.load import Outcome, Sent, load, mixed, served
@@ -35,6 +38,18 @@ def test_a_load_gets_the_librarys_answers(bundle: Path, requests: list[Sent]) ->
     assert (outcome.wrong, outcome.lost) == ([], 0)
     assert outcome.statuses[200] > 300
     assert sum(outcome.statuses.values()) == len(requests)
+
+
+def test_it_tells_what_it_serves(bundle: Path) -> None:
+    from densepack_runtime.serving.server import facts_of
+
+    opened = Bundle.open(bundle)
+    told = facts_of(opened, choose_backend(opened, "auto", None), None)
+    written = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    assert {"backend", "precision", "proof", "parity"} <= told.keys()
+    assert told["manifest"]["files"] == written["files"]
+    assert "model" not in told["manifest"]
+    assert str(bundle) not in json.dumps(told)
 
 
 def test_sigterm_under_load_loses_nothing_that_was_taken(bundle: Path, requests: list[Sent]) -> None:

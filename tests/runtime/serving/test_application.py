@@ -37,11 +37,6 @@ def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "GRACE_S", 0.05)
 
 
-@pytest.fixture(scope="module")
-def windower(default_tokenizer_json: str) -> Windower:
-    return Windower(default_tokenizer_json, max_length=32, doc_stride=8)
-
-
 @pytest.fixture
 def serve(windower: Windower) -> Iterator[Callable[..., Running]]:
     """Start servers that end with the test."""
@@ -126,6 +121,7 @@ def test_a_list_is_answered_in_order_with_errors_in_their_places(
     [
         (None, PipelineRules()),
         ({"top_k": 3, "max_answer_len": None}, PipelineRules(top_k=3)),
+        ({"max_answer_len": 2**63}, PipelineRules(max_answer_len=1000)),
         ({"handle_impossible_answer": True}, PipelineRules(handle_impossible_answer=True)),
         ({"top_k": 2, "align_to_words": False, "max_answer_len": 2}, PipelineRules(2, 2, False, False)),
     ],
@@ -169,12 +165,6 @@ BAD: list[tuple[object, int, str]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def one_server(windower: Windower) -> Iterator[Running]:
-    with running(FakeSession(), windower) as one:
-        yield one
-
-
 @pytest.mark.parametrize(("body", "status", "told"), BAD)
 def test_what_cannot_be_answered_is_told_in_one_line(one_server: Running, body: object, status: int, told: str) -> None:
     got = one_server("POST", "/v1/answer", body)
@@ -194,6 +184,8 @@ def test_what_cannot_be_answered_is_told_in_one_line(one_server: Running, body: 
         ({"inputs": ASKED, "parameters": {"top_k": 101}}, "`parameters.top_k` must be 1 to 100"),
         ({"inputs": ASKED, "parameters": {"top_k": -1}}, "top_k"),
         ({"inputs": ASKED, "parameters": [1]}, "parameters must be a JSON object"),
+        ({"inputs": ASKED, "parameters": 0}, "parameters must be a JSON object"),
+        ({"inputs": ASKED, "options": []}, "options must be a JSON object"),
     ],
 )
 def test_what_the_inference_api_cannot_take_is_told(one_server: Running, body: object, told: str) -> None:
@@ -206,7 +198,7 @@ def test_what_the_inference_api_cannot_take_is_told(one_server: Running, body: o
     ("method", "path", "status"),
     [
         ("GET", "/v1/answer", 405),
-        ("GET", "/", 405),
+        ("PUT", "/", 405),
         ("POST", "/healthz", 405),
         ("GET", "/nothing", 404),
         ("POST", "/v1/answer/", 404),
@@ -332,7 +324,7 @@ def test_a_model_that_fails_is_500_without_its_reasons(
     with caplog.at_level(logging.ERROR, "densepack"):
         got = one("POST", "/v1/answer", ASKED, {"X-Request-Id": "abc"})
     assert got.status == 500
-    assert got.json == {"error": "the server failed on this request; its log says why under the request's id"}
+    assert got.json == {"error": "the server failed on this request: its log says why under abc"}
     assert "request abc failed: BackendError: /secret/place is broken" in caplog.text
 
 
@@ -390,11 +382,11 @@ def test_metrics_count_what_happened(serve: Callable[..., Running]) -> None:
 
 def test_the_openapi_document_names_every_route_and_reference(one_server: Running) -> None:
     document = one_server("GET", "/openapi.json").json
-    assert document == openapi(secured=False)
+    assert document == openapi("fake", secured=False)
     for path, methods in document["paths"].items():
         for method in methods.keys() & {"get", "post"}:
             got = one_server(method.upper(), path.replace("{name}", "fake"), b"x" if method == "post" else None)
             assert str(got.status) in methods[method]["responses"]
-    text = json.dumps(openapi(secured=True))
+    text = json.dumps(openapi("fake", secured=True))
     for name in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert name in document["components"]["schemas"]
