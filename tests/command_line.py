@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from dataclasses import dataclass
@@ -39,5 +40,7 @@ class CommandLine:
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # this process goes on
         captured = self.capsys.readouterr()
         return Outcome(code, captured.out, captured.err)

@@ -51,7 +51,7 @@ def run_command_line(app: Callable[[], Any]) -> None:
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app()
+        _run_and_flush(app)
     except DensepackError as error:
         if "--debug" in sys.argv:
             raise
@@ -71,6 +71,23 @@ def run_command_line(app: Callable[[], Any]) -> None:
         if _signalled:  # while a library was starting, which made an error of its own of it
             sys.exit(_TERMINATED)
         raise
+    finally:
+        _end_at_once()
+
+
+def _run_and_flush(app: Callable[[], Any]) -> None:
+    """What was said is out when this returns or raises."""
+    try:
+        app()
+    finally:
+        sys.stdout.flush()
+
+
+def _end_at_once() -> None:
+    """From here on a signal ends the process, which has nothing left to do: Python would tell where it was."""
+    for number, ours in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, _terminate)):
+        if signal.getsignal(number) is ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _tell_error(error: Exception) -> None:

@@ -11,6 +11,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -88,15 +89,18 @@ class FreshProcess:
 
 def _serve(connection: Connection, make: Callable[[], object]) -> None:
     """Make the object and answer until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C goes to both, and the first process tells of it
+    with suppress(EOFError, ConnectionError):  # by its end, or by a signal that ended it first
+        _answer(connection, make)
+
+
+def _answer(connection: Connection, make: Callable[[], object]) -> None:
     os.dup2(2, 1)  # stdout is for the results of the first process
     keep_freed_memory()
     warnings.simplefilter("ignore")  # what is to be warned of was told by the first process
     served: object = None
     while True:
-        try:
-            method, arguments = connection.recv()
-        except EOFError:
-            return
+        method, arguments = connection.recv()
         try:
             served = make() if served is None else served
             answer: tuple[bool, Any] = (False, getattr(served, method)(*arguments))
@@ -104,5 +108,7 @@ def _serve(connection: Connection, make: Callable[[], object]) -> None:
             answer = (True, error)
         try:
             connection.send(answer)
+        except ConnectionError:
+            raise
         except Exception as error:  # noqa: BLE001 - what cannot be pickled
             connection.send((True, BackendError(f"{answer[1]!r} cannot be sent: {error}")))

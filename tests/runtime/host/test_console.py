@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import subprocess
 import sys
 
@@ -58,6 +59,19 @@ def test_a_signal_outside_of_a_command_is_no_traceback(name: str, app: str, code
     code_text = SIGNALLED.format(signal=name, app=app)
     done = subprocess.run([sys.executable, "-c", code_text], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, "")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_after_a_command_ends_the_process_and_loses_nothing(name: str) -> None:
+    """While the interpreter tears down what was imported, which Python would tell of with a traceback."""
+    code = (
+        "import atexit, os, signal\n"
+        "from densepack_runtime.host.console import run_command_line\n"
+        f"atexit.register(os.kill, os.getpid(), signal.{name})\n"
+        "run_command_line(lambda: print('done'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-getattr(signal, name), "done\n", "")
 
 
 STREAMS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -83,3 +84,12 @@ def test_a_process_that_hangs_is_ended() -> None:
 def test_a_function_with_names() -> None:
     assert in_fresh_process(divmod, 7, 2) == (3, 1)
     assert in_fresh_process(sorted, [1, 3, 2], reverse=True) == [3, 2, 1]
+
+
+def test_an_end_before_the_answer_is_told_by_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C while the other process computes: it finds nobody to send its answer to."""
+    process = FreshProcess(partial, time.sleep, 1.0)
+    process._connection.send(("__call__", ()))
+    process.close()
+    assert process._process.exitcode == 0
+    assert capfd.readouterr().err == ""
