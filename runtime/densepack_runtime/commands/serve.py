@@ -46,6 +46,14 @@ def serve_bundle(
             metavar="FILE", help="Answer only who sends one of these bearer tokens, one a line.", show_default=False
         ),
     ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Serve HTTPS with this certificate chain (PEM).", show_default=False),
+    ] = None,
+    tls_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The certificate's private key (PEM, unencrypted).", show_default=False),
+    ] = None,
     open_to_all: Annotated[
         bool, typer.Option("--open-to-all", help="Listen beyond this host without --token-file.")
     ] = False,
@@ -68,6 +76,8 @@ def serve_bundle(
         most_tokens=queue,
         timeout_s=timeout_s,
         token_file=token_file,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
         open_to_all=open_to_all,
     )
     serve(bundle, options, tell)

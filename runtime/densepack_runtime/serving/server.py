@@ -34,6 +34,7 @@ from densepack_runtime.serving.batcher import MOST_TOKENS, Batcher
 from densepack_runtime.serving.bearer import Bearers
 from densepack_runtime.serving.grid import Grid, warm
 from densepack_runtime.serving.metrics import Metrics
+from densepack_runtime.serving.tls import Certificate
 from densepack_runtime.sessions.host_record import HostRecord
 from densepack_runtime.sessions.options import SessionOptions
 
@@ -55,12 +56,15 @@ class ServerOptions:
     most_tokens: int = MOST_TOKENS
     timeout_s: float = 30.0
     token_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     open_to_all: bool = False
 
 
 def serve(bundle: Path, options: ServerOptions, tell: Callable[[str], None]) -> None:
     """Serve a bundle until a signal. Raises InputError for what cannot be listened on, and what opening it raises."""
     bearers = None if options.token_file is None else Bearers.read(options.token_file)
+    certificate = Certificate.read(options.tls_cert, options.tls_key)
     opened = Bundle.open(bundle, strict=options.strict)
     choice = choose_backend(opened, options.backend, options.precision, cache=options.session.cache)
     facts = facts_of(opened, choice, options.session.cache)
@@ -73,7 +77,7 @@ def serve(bundle: Path, options: ServerOptions, tell: Callable[[str], None]) -> 
     ):
         service = Service(batcher, answerer, metrics, facts["name"], facts, options.timeout_s, bearers)
         shapes = grid.shapes() if choice.batching.few_shapes else [(1, grid.longest)]
-        asyncio.run(run(service, listener, shapes, tell))
+        asyncio.run(run(service, listener, shapes, tell, certificate))
 
 
 def facts_of(bundle: Bundle, choice: Choice, cache: Path | None) -> dict[str, Any]:
@@ -121,7 +125,7 @@ def _listening(options: ServerOptions, *, secured: bool) -> Iterator[socket.sock
 class _Server(uvicorn.Server):
     """Ends as the module says."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, certificate: Certificate | None) -> None:
         super().__init__(
             uvicorn.Config(
                 application_of(service),
@@ -132,6 +136,8 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                ssl_certfile=certificate and certificate.chain,
+                ssl_keyfile=certificate and certificate.key,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=math.ceil(service.timeout_s) + 1,
             )
@@ -156,13 +162,18 @@ class _Server(uvicorn.Server):
 
 
 async def run(
-    service: Service, listener: socket.socket, shapes: Sequence[tuple[int, int]], tell: Callable[[str], None]
+    service: Service,
+    listener: socket.socket,
+    shapes: Sequence[tuple[int, int]],
+    tell: Callable[[str], None],
+    certificate: Certificate | None = None,
 ) -> None:
     """Serve on a socket, ready once batches of these shapes were run, until a signal."""
-    server = _Server(service)
+    server = _Server(service, certificate)
     serving = asyncio.create_task(server.serve([listener]))
     host, port = listener.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if certificate else "http"
+    address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
     try:
         tell(f"listening on {address}, warming {len(shapes)} shapes")
         await asyncio.to_thread(warm, service.answerer.session, (shape for shape in shapes if not service.ending))

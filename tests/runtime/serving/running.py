@@ -21,6 +21,7 @@ from densepack_runtime.serving.bearer import Bearers
 from densepack_runtime.serving.grid import Grid
 from densepack_runtime.serving.metrics import Metrics
 from densepack_runtime.serving.server import run
+from densepack_runtime.serving.tls import Certificate
 from densepack_runtime.sessions.batching import Batching
 from densepack_runtime.sessions.session import Session
 
@@ -77,6 +78,7 @@ def running(
     timeout_s: float = WAIT_S,
     most_tokens: int = 200_000,
     ready: bool = True,
+    certificate: Certificate | None = None,
 ) -> Iterator[Running]:
     """Serve a session until the block ends."""
     answerer = QuestionAnswerer(session, windower)
@@ -86,7 +88,9 @@ def running(
     told: list[str] = []
     with Batcher(answerer, grid, most_tokens=most_tokens, ran=metrics.batch) as batcher:
         service = Service(batcher, answerer, metrics, "fake", {"name": "fake"}, timeout_s, bearers)
-        thread = threading.Thread(target=lambda: asyncio.run(run(service, listener, [(1, 8)], told.append)))
+        thread = threading.Thread(
+            target=lambda: asyncio.run(run(service, listener, [(1, 8)], told.append, certificate))
+        )
         one = Running(service, listener.getsockname()[1], told)
         thread.start()
         try:
