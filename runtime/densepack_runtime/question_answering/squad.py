@@ -20,6 +20,8 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,7 @@ def sample_squad_path() -> Path:
 
 
 def read_squad(path: str | Path, *, limit: int | None = None) -> SquadDataset:
-    """Read SQuAD data in any of its forms (see squad_forms), .json, .jsonl or either .gz; `limit` keeps the first
+    """Read SQuAD data in any of its forms (see squad_forms), .json, .jsonl or either .gz; `limit` reads the first
     questions only.
 
     Raises InputError that says where in the file something is wrong.
@@ -113,7 +115,7 @@ def read_squad(path: str | Path, *, limit: int | None = None) -> SquadDataset:
     try:
         document = document_of(text.decode(json.detect_encoding(text)))
         version = _version(document)
-        questions = _questions(list(questions_of(document)), version)
+        questions = _questions(document, version, limit)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end
@@ -121,7 +123,7 @@ def read_squad(path: str | Path, *, limit: int | None = None) -> SquadDataset:
     if not questions:
         raise InputError(f"the SQuAD file {path} has no questions")
     _check_unique(path, questions)
-    return SquadDataset(version=version, questions=questions[:limit], sha256=hashlib.sha256(raw).hexdigest())
+    return SquadDataset(version=version, questions=questions, sha256=hashlib.sha256(raw).hexdigest())
 
 
 def _version(document: list[Node] | Node) -> str:
@@ -129,14 +131,17 @@ def _version(document: list[Node] | Node) -> str:
     return "" if stored is None else str(stored)
 
 
-def _questions(stored: Sequence[StoredQuestion], version: str) -> tuple[SquadQuestion, ...]:
-    """The questions as they are asked.
+def _questions(document: list[Node] | Node, version: str, limit: int | None) -> tuple[SquadQuestion, ...]:
+    """The first questions as they are asked.
 
     The hub's rows of SQuAD 2 do not say `is_impossible`. Where some of a file have answers, those without are; where
     none has, it is a test set.
     """
-    squad2_rows = not version and any(question.flat and question.golds() for question in stored)
-    return tuple(_question(each, unanswered_is_impossible=squad2_rows and each.flat) for each in stored)
+    squad2_rows = not version and any(stored.flat and stored.golds() for stored in questions_of(document))
+    return tuple(
+        _question(stored, unanswered_is_impossible=squad2_rows and stored.flat)
+        for stored in islice(questions_of(document), limit)
+    )
 
 
 def _question(stored: StoredQuestion, *, unanswered_is_impossible: bool) -> SquadQuestion:
@@ -168,6 +173,7 @@ def _check_unique(path: Path, questions: Sequence[SquadQuestion]) -> None:
         raise InputError(f"{path}: {len(repeated)} question ids are used twice, the first is {repeated[0]!r:.60}")
 
 
+@lru_cache(maxsize=64)  # a prediction is compared with each gold answer, twice
 def normalize_answer(text: str) -> str:
     """Lower case, without ASCII punctuation, articles and extra white space."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split())

@@ -200,13 +200,23 @@ def test_a_compressed_file_reads_the_same(tmp_path: Path) -> None:
     assert packed.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() != plain.sha256
 
 
-def test_limit_keeps_the_first_questions_of_the_whole_file_hash() -> None:
+def test_limit_reads_the_first_questions_and_hashes_the_whole_file() -> None:
     whole, part = read_squad(sample_squad_path()), read_squad(sample_squad_path(), limit=3)
     assert part.questions == whole.questions[:3]
     assert part.sha256 == whole.sha256
     assert read_squad(sample_squad_path(), limit=10**6) == whole
     with pytest.raises(InputError, match="limit must be at least 1"):
         read_squad(sample_squad_path(), limit=0)
+
+
+def test_limit_does_not_look_at_the_rest(tmp_path: Path) -> None:
+    """1,000 of 10,570 questions take a third of the time; what a later question is cannot matter."""
+    path = tmp_path / "rows.json"
+    good = {"id": "1", "question": "Who?", "context": "Anna.", "answers": {"text": ["Anna"], "answer_start": [0]}}
+    path.write_text(json.dumps([good, {**good, "id": 2.5}]), encoding="utf-8")
+    assert len(read_squad(path, limit=1).questions) == 1
+    with pytest.raises(InputError, match="id must be a string"):
+        read_squad(path)
 
 
 @pytest.mark.shared
