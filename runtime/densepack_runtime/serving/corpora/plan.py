@@ -125,15 +125,17 @@ def _files(given: str, out: Path) -> list[Path]:
     place = Path(given)
     if place.is_dir():
         found = [path for path in place.rglob("*") if path.suffix.lower() in FORMATS and not _is_hidden(path, place)]
+    elif place.exists():
+        found = [place]
     else:
-        found = [place] if place.exists() else [Path(name) for name in glob(given, recursive=True)]  # noqa: PTH207 - it may be absolute
-    files = sorted(path.resolve() for path in found if path.is_file())
-    files = [path for path in files if not path.is_relative_to(out.resolve())]
+        found = [Path(name) for name in glob(given, recursive=True)]  # noqa: PTH207 - it may be absolute
+    files = {path.resolve() for path in found if path.is_file()}
+    files = {path for path in files if not path.is_relative_to(out.resolve())}
     if not files:
         raise InputError(
             f"there is no file to read at {given}: name a file, a folder or a pattern of {', '.join(FORMATS)}"
         )
-    return files
+    return sorted(files)
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
@@ -142,8 +144,10 @@ def _is_hidden(path: Path, folder: Path) -> bool:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
+    """Of each, what tells it from the others, as text whatever its bytes are."""
     shared = Path(os.path.commonpath([path.parent for path in paths]))
-    return [path.relative_to(shared).as_posix() for path in paths]
+    names = (path.relative_to(shared).as_posix() for path in paths)
+    return [os.fsencode(name).decode("utf-8", "backslashreplace") for name in names]
 
 
 def _refuse_columns(path: Path, form: Format, asked: Asked) -> None:

@@ -85,7 +85,10 @@ def open_answerer(bundle: Bundle, choice: Choice, session: SessionOptions, asked
 
 
 def answer_task(answerer: QuestionAnswerer, task: Task, folder: OutFolder, asked: Asked, advance: Advance) -> None:
-    """Answer one part and write it; `advance` hears of every row."""
+    """Answer one part and write it; `advance` hears of every row.
+
+    Raises InputError for a file that has fewer rows than when it was cut.
+    """
     table = format_of(task.path).read(task.path, task.part)
     kept: dict[int, Answer] = {}
     bad: dict[int, InputError] = {}
@@ -96,6 +99,8 @@ def answer_task(answerer: QuestionAnswerer, task: Task, folder: OutFolder, asked
         else:
             kept[place] = answer
         advance(1)
+    if len(kept) + len(bad) != task.part.rows:
+        raise InputError(f"{task.path} has changed since it was cut into parts: begin anew with --overwrite")
     if bad:
         write_text_atomic(folder.bad_rows(task), "".join(_told(table, task, asked, bad)))
     answers = [answer.as_dict() for answer in kept.values()]

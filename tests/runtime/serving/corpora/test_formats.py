@@ -17,7 +17,7 @@ from densepack_runtime.errors import InputError
 from densepack_runtime.serving.corpora.formats import Part, format_of
 
 COUNT = 23
-ONE = {"answer": ["a"], "score": [0.5], "start": [1], "end": [2]}
+ONE: dict[str, list[Any]] = {"answer": ["a"], "score": [0.5], "start": [1], "end": [2]}
 NAMES = ["id", "question", "context", "more"]
 # What a text file may hold: quotes, commas, line ends inside a field, characters of four bytes.
 ROWS = [[str(n), f"q{n},", f'a "quoted"\r\nline{n}\n\U0001f600', ""] for n in range(COUNT)]
