@@ -7,7 +7,7 @@ needs when it is called, so the same command works on a production host.
 from __future__ import annotations
 
 from densepack_export.commands import bench, bisect, build, card, checkpoints, engine, parity, report, training, triton
-from densepack_runtime.commands import answer, doctor, evaluate, prove, serve
+from densepack_runtime.commands import answer, batch, doctor, evaluate, prove, serve
 from densepack_runtime.commands.options import app
 from densepack_runtime.host.allocator import keep_freed_memory
 from densepack_runtime.host.console import run_command_line
@@ -15,6 +15,7 @@ from densepack_runtime.host.console import run_command_line
 # Importing a module registers its commands, in this order.
 COMMANDS = (
     answer,
+    batch,
     serve,
     evaluate,
     doctor,

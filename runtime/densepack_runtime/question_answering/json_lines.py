@@ -83,11 +83,9 @@ class _LineReader:
 def _parse_line(line: bytes) -> tuple[dict[str, Any], Pair | InputError]:
     """The id of a line, where it has one that can be given back, and its pair or what is wrong with it."""
     try:
-        data = json.loads(line.decode("utf-8", "surrogateescape"), parse_int=_integer, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        return {}, InputError(f"not JSON: {error}")
-    if not isinstance(data, dict):
-        return {}, InputError(f"a JSON object is needed, this is {type(data).__name__}")
+        data = json_object(line)
+    except InputError as error:
+        return {}, error
     head = {"id": data["id"]} if data.get("id") is not None else {}
     try:
         strict_json(head)
@@ -97,6 +95,20 @@ def _parse_line(line: bytes) -> tuple[dict[str, Any], Pair | InputError]:
         if not isinstance(data.get(name), str):
             return head, InputError(f'"{name}" must be a string, it is {shown(data.get(name))}')
     return head, (data["question"], data["context"])
+
+
+def json_object(line: bytes) -> dict[str, Any]:
+    """What a line of JSON holds, which must be an object. Bytes that are no UTF-8 become lone surrogates.
+
+    Raises InputError.
+    """
+    try:
+        data = json.loads(line.decode("utf-8", "surrogateescape"), parse_int=_integer, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"a JSON object is needed, this is {type(data).__name__}")
+    return data
 
 
 def _integer(digits: str) -> float:

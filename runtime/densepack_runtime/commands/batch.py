@@ -1,0 +1,94 @@
+"""The command `batch`: answers to files of rows, resumed where a run was stopped."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from densepack_runtime.commands.options import (
+    BackendOption,
+    BundleArgument,
+    CacheOption,
+    CudaGraphsOption,
+    JsonOption,
+    PrecisionOption,
+    StrictOption,
+    ThreadsOption,
+    app,
+)
+from densepack_runtime.errors import InputError
+from densepack_runtime.host.console import print_json, print_table, tell
+from densepack_runtime.serving.corpora.plan import ROWS, Asked
+from densepack_runtime.serving.corpora.run import Engine, Summary, run_job
+from densepack_runtime.sessions.options import SessionOptions
+
+
+@app.command()
+def batch(
+    bundle: BundleArgument,
+    given: Annotated[
+        str, typer.Argument(metavar="IN", help="A .jsonl, .csv or .parquet file, a folder of them, or a quoted glob.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A folder for the answered parts, in the format of the input.")
+    ],
+    question: Annotated[str, typer.Option(help="The column with the questions.")] = "question",
+    context: Annotated[str, typer.Option(help="The column with the texts to answer them from.")] = "context",
+    row_id: Annotated[
+        str | None,
+        typer.Option("--id", help="The column that names a row among the bad ones; by default `id`, where it is."),
+    ] = None,
+    null_threshold: Annotated[
+        float | None,
+        typer.Option(help="For SQuAD 2: no answer where its score is so much above the best span.", show_default=False),
+    ] = None,
+    compat: Annotated[bool, typer.Option("--compat", help="Answer as the transformers 4 pipeline did.")] = False,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a part: what is kept in memory, and done again.")] = ROWS,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where a job was begun.")] = False,
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
+    cuda_graphs: CudaGraphsOption = True,
+    cache: CacheOption = None,
+    strict: StrictOption = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Answer every row of JSON lines, CSV or Parquet; all its columns are kept, answer, score, start and end come in.
+
+    The same command goes on where it was stopped. A bad row goes to OUT/_bad with its reason; exit 1 when all is done.
+
+    Example: densepack batch bundle "corpus/*.parquet" answers --question q --context passage
+    """
+    asked = Asked(question, context, row_id, null_threshold, "transformers" if compat else None, rows)
+    session = SessionOptions(threads=threads, cuda_graphs=cuda_graphs, cache=cache)
+    done = run_job(given, out, asked, Engine(bundle, backend, precision, session, strict), overwrite=overwrite)
+    _show(done, out, json_output=json_output)
+    if done.bad_rows:
+        raise InputError(
+            f"{done.bad_rows} of {done.rows} rows could not be answered: {out / '_bad'} says which and why"
+        )
+
+
+def _show(done: Summary, out: Path, *, json_output: bool) -> None:
+    if json_output:
+        print_json({**asdict(done), "rows_per_s": done.rows_per_s})
+        return
+    print_table(
+        str(out),
+        ("rows", "answered", "bad", "parts", "done before", "seconds", "rows/s"),
+        [
+            (
+                f"{done.rows:,}",
+                f"{done.rows - done.bad_rows:,}",
+                f"{done.bad_rows:,}",
+                f"{done.parts:,}",
+                f"{done.parts_done_before:,}",
+                f"{done.seconds:.1f}",
+                f"{done.rows_per_s:.1f}",
+            )
+        ],
+    )
+    tell(f"wrote {done.parts - done.parts_done_before} parts to {out}")
