@@ -6,7 +6,19 @@ needs when it is called, so the same command works on a production host.
 
 from __future__ import annotations
 
-from densepack_export.commands import bench, bisect, build, card, checkpoints, engine, parity, report, training, triton
+from densepack_export.commands import (
+    bench,
+    bisect,
+    build,
+    card,
+    checkpoints,
+    engine,
+    parity,
+    report,
+    shrink,
+    training,
+    triton,
+)
 from densepack_runtime.commands import answer, batch, doctor, evaluate, prove, serve
 from densepack_runtime.commands.options import app
 from densepack_runtime.host.allocator import keep_freed_memory
@@ -29,6 +41,7 @@ COMMANDS = (
     bench,
     report,
     card,
+    shrink,
     training,
 )
 

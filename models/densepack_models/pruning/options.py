@@ -19,6 +19,7 @@ from densepack_runtime.errors import InputError
 TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 BadAnswers = Literal["drop", "refuse"]
+ShrinkPrecision = Literal["fp32", "bf16"]
 Start = Literal["zero", "fisher"]
 Preset = Literal["hybrid", "struct", "magnitude"]
 TEMPERATURE = 2.0
@@ -136,3 +137,30 @@ PRESETS: dict[str, PruningOptions] = {
     "struct": PruningOptions(attention_block=None),
     "magnitude": PruningOptions(method="magnitude", first_threshold=1.0, last_threshold=0.25, regularisation=0.0),
 }
+
+
+def densities_from_text(text: str) -> tuple[float, ...]:
+    """Shares from "0.7,0.5". Raises InputError for anything else than different numbers between 0 and 1."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or len({*found}) < len(found) or not all(0 < density < 1 for density in found):
+        raise InputError(f"densities are different numbers between 0 and 1, separated by commas; got {text!r}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class ShrinkOptions:
+    """How a model is measured before it is cut. Lengths and budgets in tokens."""
+
+    questions: int = option(1000, "Questions that the model is measured on, drawn from the data.", least=1)
+    token_budget: int = option(4096, "Padded tokens in a batch at most.", least=16)
+    max_length: int = option(384, "Tokens in a window at most.", least=16)
+    doc_stride: int = option(128, "Tokens that neighbouring windows share.", least=0)
+    precision: ShrinkPrecision = option("fp32", "Of the model's matrix products while it is measured (autocast).")
+    device: Device = option("auto", "Where to measure and to cut, in float64 either way.")
+    seed: int = option(0, "Of the questions that are drawn.", least=0, most=2**32 - 1)
+
+    def __post_init__(self) -> None:
+        refuse(faults_of(self))

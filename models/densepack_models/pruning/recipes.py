@@ -28,6 +28,7 @@ from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import logit_difference, pack
 from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.density import final_density, refuse_unreachable
+from densepack_models.pruning.devices import AUTOCAST, chosen_device
 from densepack_models.pruning.evaluation import Evaluator
 from densepack_models.pruning.filling import fill_zeros
 from densepack_models.pruning.fisher import gate_importance, set_scores
@@ -41,12 +42,10 @@ from densepack_models.pruning.student import (
 )
 from densepack_models.pruning.teacher import Teacher, refuse_other_vocabulary
 from densepack_models.pruning.trainer import (
-    AUTOCAST,
     StudentTrainer,
     TrainingSetup,
     last_checkpoint,
     steps_in_all,
-    training_device,
 )
 from densepack_models.pruning.training_data import TrainingWindows, describe_dropped
 from densepack_models.pruning.training_log import Story, write_history
@@ -218,7 +217,7 @@ def _train(
 
 
 def _refuse_early(start: Checkpoint, teacher: Checkpoint | None, out: Path, run: Run) -> None:
-    training_device(run.training)
+    chosen_device(run.training.device, run.training.precision)
     refuse_new_folder(out, strangers_in if run.overwrite else None)
     if teacher is not None:
         refuse_other_vocabulary(teacher, start)
@@ -257,7 +256,7 @@ def _evaluator(start: Checkpoint, run: Run) -> Evaluator | None:
     return Evaluator(
         run.eval_data,
         start.tokenizer_json,
-        device=training_device(run.training),
+        device=chosen_device(run.training.device, run.training.precision),
         autocast=AUTOCAST[run.training.precision],
         longest=start.blank.max_position_embeddings,
     )
@@ -266,7 +265,9 @@ def _evaluator(start: Checkpoint, run: Run) -> Evaluator | None:
 def _teacher(teacher: Checkpoint | None, windows: TrainingWindows, run: Run, *, remember: bool) -> Teacher | None:
     if teacher is None:
         return None
-    tutor = Teacher(teacher, training_device(run.training), autocast=AUTOCAST[run.training.precision])
+    tutor = Teacher(
+        teacher, chosen_device(run.training.device, run.training.precision), autocast=AUTOCAST[run.training.precision]
+    )
     if remember:
         tutor.remember(windows, run.state_dir / "cache")
     return tutor

@@ -15,7 +15,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from transformers.trainer_callback import PrinterCallback, TrainerCallback, Trai
 from densepack_models.formats.writer import write_errors
 from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.density import Steering, masked_density
+from densepack_models.pruning.devices import chosen_device
 from densepack_models.pruning.interruption import Interruption
 from densepack_models.pruning.losses import SpanLogits, answer_loss, distillation_loss, score_regulariser
 from densepack_models.pruning.options import PruningOptions, TrainingOptions
@@ -33,11 +34,10 @@ from densepack_models.pruning.schedule import Schedule
 from densepack_models.pruning.student import Student
 from densepack_models.pruning.teacher import Teacher
 from densepack_models.pruning.training_log import Story, TrainingLog, Values, describe_row
-from densepack_runtime.errors import DensepackError, InputError
+from densepack_runtime.errors import DensepackError
 from densepack_runtime.question_answering.squad import SquadScore
 
 CHECKPOINTS_KEPT = 2
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingError(DensepackError):
@@ -69,21 +69,10 @@ def steps_in_all(batches: int, training: TrainingOptions, processes: int = 1) ->
     return training.max_steps or max(1, math.ceil(training.epochs * a_pass))
 
 
-def training_device(training: TrainingOptions) -> Literal["cpu", "cuda"]:
-    """Where to train. Raises InputError for a device that is not here, or that cannot do what is asked of it."""
-    there = torch.cuda.is_available()
-    if training.device == "cuda" and not there:
-        raise InputError("device 'cuda' was asked for and PyTorch sees no CUDA GPU: use --device cpu")
-    on_cpu = training.device == "cpu" or not there
-    if on_cpu and training.precision == "fp16":
-        raise InputError("training in fp16 needs a GPU; on a CPU take --precision bf16 or fp32")
-    return "cpu" if on_cpu else "cuda"
-
-
 def training_arguments(setup: TrainingSetup) -> TrainingArguments:
     """The settings of transformers' loop."""
     training = setup.training
-    on_cpu = training_device(training) == "cpu"
+    on_cpu = chosen_device(training.device, training.precision) == "cpu"
     arguments = TrainingArguments(
         output_dir=str(setup.folder),
         per_device_train_batch_size=1,  # an item of the data is a whole batch

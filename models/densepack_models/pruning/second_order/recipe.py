@@ -1,0 +1,194 @@
+"""`densepack shrink`: measure a model once, and write it at one density or at several.
+
+    [result] = shrink(load_checkpoint("model/"), {Path("small"): 0.3}, read_squad("train.json"), ShrinkOptions())
+
+Nothing is trained. The result is in the published format, and packs exactly.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
+from densepack_models.formats.json_files import write_text
+from densepack_models.formats.writer import RECORD, new_transformers, strangers_in
+from densepack_models.packing import logit_difference, pack
+from densepack_models.pruning.batches import TrainingBatches
+from densepack_models.pruning.devices import AUTOCAST, chosen_device
+from densepack_models.pruning.options import ShrinkOptions
+from densepack_models.pruning.second_order.cut import Plan, Surgeon, refuse_unreachable
+from densepack_models.pruning.second_order.statistics import ProjectionStatistics, measure
+from densepack_models.pruning.student import Student, plain_tensors, student_from_checkpoint
+from densepack_models.pruning.training_data import TrainingWindows, describe_dropped, make_windows
+from densepack_models.pruning.training_log import Story
+from densepack_runtime.errors import InputError
+from densepack_runtime.host.folders import refuse_new_folder
+from densepack_runtime.question_answering.squad import SquadDataset
+from densepack_runtime.question_answering.windows import Windower
+
+
+@dataclass(frozen=True)
+class Output:
+    """How results are written. `half` is float16; `before` is the folder that the model was read from: the record of
+    a run that made it goes on in those of this one. `command_line` is for the record.
+    """
+
+    half: bool = False
+    overwrite: bool = False
+    before: Path | None = None
+    command_line: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ShrinkResult:
+    """One model that was written. `packing_difference` is the largest |Δlogit| between it at full size and packed."""
+
+    out: Path
+    plan: Plan
+    linear_density: float
+    heads: int
+    heads_total: int
+    parameters: int
+    packing_difference: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"out": str(self.out), "plan": self.plan.as_dict()}
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Layer, heads, FFN units and the predicted losses of both, as text; the sums last."""
+        layers = self.plan.layers
+        parts = [(layer.heads, layer.units, layer.attention_loss, layer.ffn_loss) for layer in layers]
+        rows = [
+            (str(index), str(len(heads)), str(len(units)), f"{attention:.4f}", f"{ffn:.4f}")
+            for index, (heads, units, attention, ffn) in enumerate(parts)
+        ]
+        losses = [sum(part[place] for part in parts) for place in (2, 3)]
+        counts = [sum(len(part[place]) for part in parts) for place in (0, 1)]
+        return [*rows, ("all", *map(str, counts), *(f"{loss:.4f}" for loss in losses))]
+
+
+def shrink(
+    start: Checkpoint,
+    targets: Mapping[Path, float],
+    data: SquadDataset,
+    options: ShrinkOptions,
+    output: Output | None = None,
+    story: Story | None = None,
+) -> list[ShrinkResult]:
+    """Write `start` to every folder of `targets` with at most so much of the linear weights. Raises InputError before
+    any work for a density that cannot be reached and for a folder that may not be replaced.
+    """
+    output, story = output or Output(), story or Story.silent()
+    device = chosen_device(options.device, options.precision)
+    student = student_from_checkpoint(start)
+    for density in targets.values():
+        refuse_unreachable(student.structure, density)
+    for folder in targets:
+        refuse_new_folder(folder, strangers_in if output.overwrite else None)
+    for note in start.notes:
+        story.tell(note)
+    windows = calibration_windows(start, data, options, story)
+    story.tell(f"measuring {start.source} on {len(windows):,} windows, on the {device.upper()}")
+    statistics = _measured(student.to(device), windows, options, story)
+    story.tell(f"ordering what can go from {len(statistics)} projections")
+    with story.progress("ordering what can go", len(statistics)) as advance:
+        surgeon = Surgeon(student.structure, plain_tensors(student), statistics, advance)
+    record = _record(start, data, options, output) | {"windows": len(windows)}
+    return [
+        _write(start, folder, surgeon, surgeon.plan(density), record | {"density": density}, output)
+        for folder, density in targets.items()
+    ]
+
+
+def family_folders(out: Path, densities: Sequence[float]) -> dict[Path, float]:
+    """A folder for every density: 0.5 goes to OUT/0.50."""
+    return {
+        out / (f"{density:.2f}" if round(density, 2) == density else f"{density:g}"): density for density in densities
+    }
+
+
+def calibration_windows(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, story: Story) -> TrainingWindows:
+    """All windows of questions that are drawn from the data. Raises InputError when none of them can be used."""
+    longest = start.blank.max_position_embeddings
+    if options.max_length > longest:
+        raise InputError(
+            f"windows of {options.max_length} tokens are longer than {start.source} can read: lower --max-length to "
+            f"{longest}"
+        )
+    generator = np.random.Generator(np.random.PCG64(options.seed))
+    drawn = generator.permutation(len(data.questions))[: options.questions]
+    windower = Windower(start.tokenizer_json, max_length=options.max_length, doc_stride=options.doc_stride)
+    windows = make_windows((data.questions[place] for place in drawn), windower)
+    if not len(windows):
+        raise InputError(
+            f"none of {windows.questions} questions of the data can be used; {describe_dropped(windows.dropped)}"
+        )
+    if windows.dropped:
+        story.tell(
+            f"left out {len(windows.dropped)} of {windows.questions} questions; {describe_dropped(windows.dropped)}"
+        )
+    return windows
+
+
+def _measured(
+    student: Student, windows: TrainingWindows, options: ShrinkOptions, story: Story
+) -> dict[str, ProjectionStatistics]:
+    batches = TrainingBatches(windows, token_budget=options.token_budget, seed=options.seed)
+
+    def counted(advance: Any) -> Iterator[Mapping[str, Tensor]]:
+        for place in range(len(batches)):
+            yield batches[place]
+            advance(1)
+
+    with story.progress("measuring", len(batches)) as advance:
+        return measure(student, counted(advance), autocast=AUTOCAST[options.precision])
+
+
+def _record(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, output: Output) -> dict[str, Any]:
+    """What the result depends on, as plain data; `before` is the record of the run that made the start."""
+    before = None if output.before is None else output.before / RECORD
+    return {
+        "command": "shrink",
+        "command_line": output.command_line,
+        "start": {"source": start.source, "sha256": start.sha256},
+        "data_sha256": data.sha256,
+        "questions": len(data.questions),
+        "shrink": asdict(options),
+        "before": json.loads(before.read_text(encoding="utf-8")) if before and before.is_file() else None,
+    }
+
+
+def _write(
+    start: Checkpoint, folder: Path, surgeon: Surgeon, plan: Plan, record: Mapping[str, Any], output: Output
+) -> ShrinkResult:
+    with new_transformers(
+        surgeon.cut(plan, start.config),
+        folder,
+        tokenizer_json=start.tokenizer_json,
+        dtype=torch.float16 if output.half else torch.float32,
+        overwrite=output.overwrite,
+    ) as temporary:
+        written = load_checkpoint(temporary)
+        with torch.random.fork_rng(devices=[]):
+            packed = pack(written)
+            difference = logit_difference(written, packed)
+        structure = packed.structure
+        result = ShrinkResult(
+            out=folder,
+            plan=plan,
+            linear_density=structure.linear_density,
+            heads=structure.heads_left,
+            heads_total=structure.heads_total,
+            parameters=structure.parameters,
+            packing_difference=difference,
+        )
+        write_text(temporary / RECORD, json.dumps(record | {"result": result.as_dict()}, indent=1) + "\n")
+    return result
