@@ -188,9 +188,11 @@ def _training(facts: CardFacts) -> str:
         )
     told = table(("stage", "steps", "questions", "linear weights left", "heads left"), rows)
     teacher = facts.stages[-1].get("teacher")
-    loss = f"Every stage learnt from the teacher `{teacher['source']}` and from the answers.\n\n" if teacher else ""
+    who = "Every" if all(stage.get("teacher") for stage in facts.stages) else "The last"
+    loss = f"{who} stage learnt from the teacher `{teacher['source']}` and from the answers.\n\n" if teacher else ""
     shown = f"```sh\n{commands}\n```\n\n" if commands else ""
-    log = "Logs: [training_log.csv](training_log.csv); every setting: [training.json](training.json)."
+    logs = "Logs: [training_log.csv](training_log.csv); every" if facts.log else "Every"
+    log = f"{logs} setting: [training.json](training.json)."
     return f"{loss}{shown}{told}\n\n{log}"
 
 

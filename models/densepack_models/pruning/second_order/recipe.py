@@ -160,7 +160,8 @@ def _record(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, outpu
         "command_line": output.command_line,
         "start": {"source": start.source, "sha256": start.sha256},
         "data_sha256": data.sha256,
-        "questions": len(data.questions),
+        "questions": min(options.questions, len(data.questions)),
+        "steps": 0,  # of training
         "shrink": asdict(options),
         "before": json.loads(before.read_text(encoding="utf-8")) if before and before.is_file() else None,
     }

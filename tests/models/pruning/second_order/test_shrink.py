@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from densepack_export.card.facts import training_stages
 from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.packing import pack
 from densepack_models.pruning.batches import TrainingBatches, padded_batch
@@ -81,6 +82,17 @@ def test_a_model_is_written_at_the_density(tiny_shrink: TinyShrink, tiny_files: 
     ]
     assert float(total[3]) + float(total[4]) == pytest.approx(result["plan"]["predicted_loss"], abs=1e-3)
     assert f"wrote {tmp_path / 'out'}" in outcome.err
+
+
+def test_its_card_tells_of_it(tiny_shrink: TinyShrink, densepack: CommandLine, tmp_path: Path) -> None:
+    assert tiny_shrink(tmp_path / "out", "--density", 0.5, "--questions", 20).code == 0
+    stages = training_stages(tmp_path / "out")
+    assert [(stage["command"], stage["steps"], stage["questions"]) for stage in stages] == [("shrink", 0, 20)]
+    outcome = densepack("card", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "densepack shrink start out --data train.json" in text
+    assert "training_log.csv" not in text
 
 
 def test_a_family_comes_from_one_measurement(tiny_shrink: TinyShrink, tmp_path: Path) -> None:
