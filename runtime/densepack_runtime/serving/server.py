@@ -136,8 +136,8 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
-                ssl_certfile=certificate and certificate.chain,
-                ssl_keyfile=certificate and certificate.key,
+                ssl_certfile=certificate.chain if certificate else None,
+                ssl_keyfile=certificate.key if certificate else None,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=math.ceil(service.timeout_s) + 1,
             )

@@ -65,14 +65,15 @@ class ShrinkResult:
     def rows(self) -> list[tuple[str, ...]]:
         """Layer, heads, FFN units and the predicted losses of both, as text; the sums last."""
         layers = self.plan.layers
-        parts = [(layer.heads, layer.units, layer.attention_loss, layer.ffn_loss) for layer in layers]
-        rows = [
-            (str(index), str(len(heads)), str(len(units)), f"{attention:.4f}", f"{ffn:.4f}")
-            for index, (heads, units, attention, ffn) in enumerate(parts)
+        counts = [(len(layer.heads), len(layer.units)) for layer in layers]
+        losses = [(layer.attention_loss, layer.ffn_loss) for layer in layers]
+        names = [*map(str, range(len(layers))), "all"]
+        counts.append((sum(heads for heads, _ in counts), sum(units for _, units in counts)))
+        losses.append((sum(attention for attention, _ in losses), sum(ffn for _, ffn in losses)))
+        return [
+            (name, str(heads), str(units), f"{attention:.4f}", f"{ffn:.4f}")
+            for name, (heads, units), (attention, ffn) in zip(names, counts, losses, strict=True)
         ]
-        losses = [sum(part[place] for part in parts) for place in (2, 3)]
-        counts = [sum(len(part[place]) for part in parts) for place in (0, 1)]
-        return [*rows, ("all", *map(str, counts), *(f"{loss:.4f}" for loss in losses))]
 
 
 def shrink(
@@ -168,7 +169,7 @@ def _record(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, outpu
 
 
 def _write(
-    start: Checkpoint, folder: Path, surgeon: Surgeon, plan: Plan, record: Mapping[str, Any], output: Output
+    start: Checkpoint, folder: Path, surgeon: Surgeon, plan: Plan, record: dict[str, Any], output: Output
 ) -> ShrinkResult:
     with new_transformers(
         surgeon.cut(plan, start.config),

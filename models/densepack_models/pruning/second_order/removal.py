@@ -68,7 +68,8 @@ def removal_order(weight: Tensor, covariance: Tensor, curvature: Tensor, *, size
 def refit(weight: Tensor, covariance: Tensor, kept: Tensor) -> Tensor:
     """The weights [outputs, kept] that reproduce W x best from the kept inputs: W C[:, K] C[K, K]⁻¹."""
     among = covariance[kept]
-    return torch.linalg.solve(among[:, kept], among @ weight.T).T
+    fitted: Tensor = torch.linalg.solve(among[:, kept], among @ weight.T).T
+    return fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,8 @@ class _Left:
         shape = (-1, self.groups, self.size)
         inverse = self.inverse.view(*shape[1:], *shape[1:]).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
         gram = torch.einsum("hgs,hgt->gst", self.weight.view(shape), self.weighed.view(shape))
-        return torch.linalg.solve(inverse, gram).diagonal(dim1=1, dim2=2).sum(1)
+        costs: Tensor = torch.linalg.solve(inverse, gram).diagonal(dim1=1, dim2=2).sum(1)
+        return costs
 
     def columns(self, groups: Tensor) -> Tensor:
         return (groups[:, None] * self.size + torch.arange(self.size, device=groups.device)).flatten()
@@ -106,11 +108,11 @@ class _Left:
         across = rows.index_select(1, stay)
         follow = torch.linalg.solve(rows.index_select(1, out), across)
         inverse = self.inverse.index_select(0, stay).index_select(1, stay)
-        weights = [
+        weight, weighed = (
             part.index_select(1, stay).addmm_(part.index_select(1, out), follow, alpha=-1)
             for part in (self.weight, self.weighed)
-        ]
-        return _Left(inverse.addmm_(across.T, follow, alpha=-1), *weights, self.size)
+        )
+        return _Left(inverse.addmm_(across.T, follow, alpha=-1), weight, weighed, self.size)
 
 
 def _cheapest(left: _Left, count: int) -> tuple[Tensor, float]:

@@ -128,6 +128,8 @@ class _Observer:
             sums.add_inputs(inputs[0].detach()[self.real])
             if not output.requires_grad:  # nothing before it wants a gradient
                 output.requires_grad_()
-            output.register_hook(lambda gradient: sums.add_gradients(gradient[self.real]))
+            output.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: sums.add_gradients(gradient[self.real])
+            )
 
         self._handles.append(projection.register_forward_hook(observe))

@@ -21,6 +21,7 @@ from densepack_models.pruning.second_order.recipe import calibration_windows, sh
 from densepack_models.pruning.second_order.statistics import measure
 from densepack_models.pruning.student import plain_tensors, student_from_checkpoint
 from densepack_models.pruning.training_log import Story
+from densepack_models.weights import tensors_from_module
 from tests.command_line import CommandLine, Outcome
 from tests.models.pruning.conftest import TinyFiles
 from tests.models.pruning.tiny_task import LONGEST, tiny_data, tiny_start
@@ -163,14 +164,16 @@ def test_the_mean_of_what_goes_is_in_the_bias(tmp_path: Path) -> None:
     start = tiny_start()
     surgeon = surgeon_of(start, tmp_path)
     packed = surgeon.cut(surgeon.plan(0.4), start.config)
+    stays, tensors = surgeon.plan(0.4).layers, tensors_from_module(packed)
     for name, known in surgeon._statistics.items():
         _, index, part, _ = name.split(".")
-        block, stays = packed.layer[int(index)].get_submodule(part), surgeon.plan(0.4).layers[int(index)]
-        size = {"attention": 8, "ffn": 1}[part]
-        kept = [group * size + place for group in (stays.heads if size > 1 else stays.units) for place in range(size)]
-        ours = block.output.weight.double() @ known.mean[kept] + block.output.bias.double() if kept else block.bias
+        groups, size = (stays[int(index)].heads, 8) if part == "attention" else (stays[int(index)].units, 1)
+        kept = [group * size + place for group in groups for place in range(size)]
+        ours = tensors[f"{name}.bias"].double()
+        if kept:
+            ours = ours + tensors[f"{name}.weight"].double() @ known.mean[kept]
         weight, bias = (start.tensors[f"{name}.{kind}"].double() for kind in ("weight", "bias"))
-        torch.testing.assert_close(ours.double(), weight @ known.mean + bias, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours, weight @ known.mean + bias, rtol=1e-5, atol=1e-5)
 
 
 def test_a_model_that_was_cut_can_be_cut_again(tmp_path: Path) -> None:
