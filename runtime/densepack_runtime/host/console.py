@@ -50,27 +50,22 @@ def run_command_line(app: Callable[[], Any]) -> None:
         if isinstance(stream, io.TextIOWrapper):  # bytes that are no UTF-8 become a clear error of the line they are in
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background of a shell ignores it
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         _run_and_flush(app)
-    except DensepackError as error:
-        if "--debug" in sys.argv:
-            raise
-        _tell_error(error)
-        sys.exit(1)
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):  # the reader of our output has gone (`densepack … | head`)
-            sys.stderr.close()
-        elif "--debug" in sys.argv:
-            raise
-        else:  # a full disk, a folder that may not be written, …
-            _tell_error(error)
-        sys.exit(1)
     except KeyboardInterrupt:  # before or after what the application itself ends so
         sys.exit(_INTERRUPTED)
-    except Exception:
-        if _signalled:  # while a library was starting, which made an error of its own of it
-            sys.exit(_TERMINATED)
-        raise
+    except Exception as error:
+        if _signalled:  # a library that was starting or tracing made an error of its own of it
+            sys.exit(_signalled[0])
+        if isinstance(error, BrokenPipeError):  # the reader of our output has gone (`densepack … | head`)
+            sys.stderr.close()
+        elif "--debug" in sys.argv or not isinstance(error, DensepackError | OSError):
+            raise
+        else:  # OSError: a full disk, a folder that may not be written, …
+            _tell_error(error)
+        sys.exit(1)
     finally:
         _end_at_once()
 
@@ -85,7 +80,7 @@ def _run_and_flush(app: Callable[[], Any]) -> None:
 
 def _end_at_once() -> None:
     """From here on a signal ends the process, which has nothing left to do: Python would tell where it was."""
-    for number, ours in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, _terminate)):
+    for number, ours in ((signal.SIGINT, _interrupt), (signal.SIGTERM, _terminate)):
         if signal.getsignal(number) is ours:
             signal.signal(number, signal.SIG_DFL)
 
@@ -120,6 +115,12 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
     """SIGTERM unwinds like Ctrl-C, so that temporary files are removed."""
     _signalled.append(_TERMINATED)
     raise SystemExit(_TERMINATED)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """What Python does at SIGINT, kept in mind where a library swallows it."""
+    _signalled.append(_INTERRUPTED)
+    raise KeyboardInterrupt
 
 
 def tell(text: str) -> None:

@@ -39,24 +39,24 @@ def test_progress_of_a_text_with_brackets_is_drawn(monkeypatch: pytest.MonkeyPat
 
 SIGNALLED = """
 import os, signal
+from densepack_runtime.errors import ExportError
 from densepack_runtime.host.console import run_command_line
 def app():
     os.kill(os.getpid(), signal.{signal})
 def swallowing():
     try:
         app()
-    except SystemExit:
-        raise ImportError("initialization failed")
+    except (SystemExit, KeyboardInterrupt):
+        raise {error}("initialization failed")
 run_command_line({app})
 """
 
 
-@pytest.mark.parametrize(
-    ("name", "app", "code"), [("SIGINT", "app", 130), ("SIGTERM", "app", 143), ("SIGTERM", "swallowing", 143)]
-)
-def test_a_signal_outside_of_a_command_is_no_traceback(name: str, app: str, code: int) -> None:
-    """Before the application begins, and while a library starts and takes what is raised for a failure."""
-    code_text = SIGNALLED.format(signal=name, app=app)
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("app", "error"), [("app", ""), ("swallowing", "ImportError"), ("swallowing", "ExportError")])
+def test_a_signal_outside_of_a_command_is_no_traceback(name: str, code: int, app: str, error: str) -> None:
+    """Before the application begins, and while a library starts or traces and takes what is raised for a failure."""
+    code_text = SIGNALLED.format(signal=name, app=app, error=error or "ValueError")
     done = subprocess.run([sys.executable, "-c", code_text], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (code, "")
 
