@@ -10,10 +10,11 @@ from filelock import FileLock
 
 from densepack_runtime.host.here import Host
 from densepack_runtime.structure import LayerStructure, Structure
+from tests.browser import browser
 from tests.command_line import CommandLine
 from tests.tensorrt_api.fixtures import tensorrt_bindings, true_api
 
-__all__ = ["tensorrt_bindings", "true_api"]  # fixtures
+__all__ = ["browser", "tensorrt_bindings", "true_api"]  # fixtures
 
 BUNDLE_QUESTIONS = 16
 REPOSITORY = Path(__file__).resolve().parents[1]

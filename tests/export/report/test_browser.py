@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 
 from densepack_export.report.facts import ReportFacts, gather
 from densepack_export.report.writing import write_report
+from tests.browser import Scheme, Visit, new_visit
 from tests.export.report.reports import benchmark, planted, renamed
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None:
-    pytest.skip("there is no Chromium here: apt-get install chromium", allow_module_level=True)
+    from playwright.sync_api import Browser
 
 WIDE, NARROW = 1280, 400
-Scheme = Literal["light", "dark"]
 
 
 @pytest.fixture(scope="module")
@@ -37,37 +30,12 @@ def report(default_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
-@dataclass
-class Visit:
-    """An open page, what it asked the network for, and what it complained about."""
-
-    page: Page
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_api.sync_playwright() as started:
-        # Containers run as root and have a small /dev/shm.
-        options = ["--no-sandbox", "--disable-dev-shm-usage"]
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield browser
-        browser.close()
-
-
 @contextmanager
 def visit(browser: Browser, report: Path, width: int, scheme: Scheme = "light") -> Iterator[Visit]:
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    seen = Visit(page)
-    page.on("console", lambda message: seen.complaints.append(message.text))
-    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-    page.on("dialog", lambda dialog: seen.complaints.append(dialog.message))
-    page.on("request", lambda request: seen.requests.append(request.url))
-    page.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
-    page.goto(report.as_uri())
-    yield seen
-    page.close()
+    with new_visit(browser, width, scheme) as seen:
+        seen.page.route(lambda url: not url.startswith("file:"), lambda route: route.abort())
+        seen.page.goto(report.as_uri())
+        yield seen
 
 
 def test_a_report_needs_nothing_and_complains_of_nothing(browser: Browser, report: Path) -> None:

@@ -3,69 +3,39 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import pytest
 
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.serving.bearer import Bearers
 from densepack_runtime.sessions.fake_session import FakeSession
+from tests.browser import Scheme, Visit, new_visit
 from tests.runtime.serving.running import Running, running
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-if CHROMIUM is None:
-    pytest.skip("there is no Chromium here: apt-get install chromium", allow_module_level=True)
+    from playwright.sync_api import Browser
 
 WIDE, NARROW = 1280, 360
-Scheme = Literal["light", "dark"]
 # Each of these signs is two in JavaScript's strings.
 CONTEXT = "🙂🙂🙂 The bridge was built by Anna Berg.\n\n<b>The mill</b> by nobody."
 
 
-@dataclass
-class Visit:
-    """An open page, what it asked the network for, and what it complained about."""
-
-    page: Page
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-    def ask(self, question: str, context: str) -> None:
-        self.page.get_by_label("Text", exact=True).fill(context)
-        self.page.get_by_label("Question").fill(question)
-        self.page.get_by_label("Question").press("Enter")
-        self.page.locator("#found, #error").locator("visible=true").first.wait_for()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_api.sync_playwright() as started:
-        # Containers run as root and have a small /dev/shm.
-        options = ["--no-sandbox", "--disable-dev-shm-usage"]
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=options)
-        yield browser
-        browser.close()
+def ask(seen: Visit, question: str, context: str) -> None:
+    seen.page.get_by_label("Text", exact=True).fill(context)
+    seen.page.get_by_label("Question").fill(question)
+    seen.page.get_by_label("Question").press("Enter")
+    seen.page.locator("#found, #error").locator("visible=true").first.wait_for()
 
 
 @contextmanager
 def visit(browser: Browser, server: Running, width: int = WIDE, scheme: Scheme = "light") -> Iterator[Visit]:
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    seen = Visit(page)
-    page.on("console", lambda message: seen.complaints.append(message.text))
-    page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-    page.on("request", lambda request: seen.requests.append(request.url))
-    page.goto(f"http://127.0.0.1:{server.port}/", wait_until="networkidle")
-    yield seen
-    page.close()
+    with new_visit(browser, width, scheme) as seen:
+        seen.page.goto(f"http://127.0.0.1:{server.port}/", wait_until="networkidle")
+        yield seen
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -74,7 +44,7 @@ def test_an_answer_is_marked_in_its_place(browser: Browser, one_server: Running,
     asked = {"question": "Who built it?", "context": CONTEXT, "n_best": 5}
     answers = one_server("POST", "/v1/answer", asked).json["answers"]
     with visit(browser, one_server, width, scheme) as seen:
-        seen.ask("Who built it?", CONTEXT)
+        ask(seen, "Who built it?", CONTEXT)
         marked, text = seen.page.locator("mark"), seen.page.locator("#text")
         assert marked.inner_text() == answers[0]["answer"] == seen.page.locator("#best").inner_text()
         assert text.text_content() == CONTEXT
@@ -93,7 +63,7 @@ def test_an_answer_is_marked_in_its_place(browser: Browser, one_server: Running,
 
 def test_what_cannot_be_answered_is_told_in_its_place(browser: Browser, one_server: Running) -> None:
     with visit(browser, one_server) as seen:
-        seen.ask("?" * 40, CONTEXT)
+        ask(seen, "?" * 40, CONTEXT)
         assert seen.page.get_by_role("alert").inner_text().startswith("the question has 40 tokens")
 
 
@@ -114,13 +84,13 @@ def test_a_token_is_asked_for_where_one_is_needed(browser: Browser, windower: Wi
     ):
         assert secured("POST", "/", {}).status == 401
         seen.page.get_by_label("Bearer token").fill("s" * 16)
-        seen.ask("Who built it?", CONTEXT)
+        ask(seen, "Who built it?", CONTEXT)
         assert seen.page.locator("mark").count() == 1
 
 
 def test_every_field_has_a_label_and_the_keyboard_reaches_all(browser: Browser, one_server: Running) -> None:
     with visit(browser, one_server) as seen:
-        seen.ask("Who built it?", CONTEXT)
+        ask(seen, "Who built it?", CONTEXT)
         reached = []
         seen.page.locator("#context").focus()
         for _ in range(5):
