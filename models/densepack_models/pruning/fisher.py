@@ -9,15 +9,14 @@ weight it costs. Scores start in that order, so that a short run needs to correc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from densepack_models.pruning.losses import SpanLogits, answer_loss
+from densepack_models.pruning.backward import backward_passes
 from densepack_models.pruning.student import Student
 from densepack_runtime.errors import InputError
 
@@ -40,25 +39,13 @@ def gate_importance(
     """Importance of every head and unit by layer. Dropout is off, the student keeps its gradients as they were."""
     heads = [torch.zeros(len(layer.heads), dtype=torch.float64) for layer in student.structure.layers]
     units = [torch.zeros(layer.ffn_width, dtype=torch.float64) for layer in student.structure.layers]
-    device = next(student.parameters()).device
     rows = 0
-    was_training = student.training
-    student.eval()
-    with without_gradients(student), _Gates(student) as gates:
-        for batch in batches:
-            on_device = {name: tensor.to(device) for name, tensor in batch.items()}
-            gates.open(len(on_device["start"]), device)
-            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                start, end = student(on_device["input_ids"], on_device["attention_mask"], on_device["token_type_ids"])
-            loss = answer_loss(
-                SpanLogits(start, end), on_device["start"], on_device["end"], on_device["attention_mask"]
-            ).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
+    with _Gates(student) as gates:
+        for windows in backward_passes(student, batches, gates.open, autocast=autocast):
+            rows += windows
             for index in range(student.structure.num_layers):
                 heads[index] += gates.squared(index, "heads", heads[index])
                 units[index] += gates.squared(index, "units", units[index])
-            rows += len(on_device["start"])
-    student.train(was_training)
     if not rows:
         raise InputError("there is no batch to rank heads and units with")
     return [Importance(head / rows, unit / rows) for head, unit in zip(heads, units, strict=True)]
@@ -92,8 +79,9 @@ class _Gates:
 
         self._handles.append(projection.register_forward_pre_hook(gated))
 
-    def open(self, rows: int, device: torch.device) -> None:
+    def open(self, batch: Mapping[str, Tensor]) -> None:
         """Fresh gates for a batch."""
+        rows, device = len(batch["start"]), batch["start"].device
         for index, layer in enumerate(self._structure.layers):
             for kind, count in (("heads", len(layer.heads)), ("units", layer.ffn_width)):
                 self._gates[index, kind] = torch.ones(rows, count, device=device, requires_grad=True)
@@ -102,19 +90,6 @@ class _Gates:
         """Sum over the windows of the squared gradient, float64 on the CPU."""
         gradient = self._gates[index, kind].grad
         return torch.zeros_like(like) if gradient is None else gradient.double().square().sum(0).cpu()
-
-
-@contextmanager
-def without_gradients(student: Student) -> Iterator[None]:
-    """Only the gates need gradients: saves a third of the work."""
-    wanting = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    for parameter in wanting:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in wanting:
-            parameter.requires_grad_(True)
 
 
 def set_scores(

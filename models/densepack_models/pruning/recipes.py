@@ -21,11 +21,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
-from densepack_models.formats.json_files import write_text
-from densepack_models.formats.writer import LOG, RECORD, new_transformers, strangers_in
+from densepack_models.formats.checkpoint import Checkpoint
+from densepack_models.formats.writer import LOG, strangers_in
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
-from densepack_models.packing import logit_difference, pack
+from densepack_models.packing import pack
 from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.density import final_density, refuse_unreachable
 from densepack_models.pruning.devices import AUTOCAST, chosen_device
@@ -34,6 +33,7 @@ from densepack_models.pruning.filling import fill_zeros
 from densepack_models.pruning.fisher import gate_importance, set_scores
 from densepack_models.pruning.masked import MaskSettings
 from densepack_models.pruning.options import PruningOptions, TrainingOptions
+from densepack_models.pruning.publishing import published, refuse_longer_windows, run_record, write_record
 from densepack_models.pruning.student import (
     Student,
     packed_student,
@@ -196,20 +196,10 @@ def _train(
     packed, dropped = packed_student(student), len(windows.dropped)
     if not trainer.is_world_process_zero():
         return _result(out, packed, trainer, difference=0.0, dropped=dropped)
-    with new_transformers(
-        packed,
-        out,
-        tokenizer_json=start.tokenizer_json,
-        dtype=torch.float16 if run.half else torch.float32,
-        overwrite=run.overwrite,
-    ) as folder:
-        written = load_checkpoint(folder)
-        with torch.random.fork_rng(devices=[]):
-            again = pack(written)
-            difference = logit_difference(written, again)
-        result = _result(out, again, trainer, difference=difference, dropped=dropped)
-        write_text(folder / RECORD, json.dumps(record | {"result": result.as_dict()}, indent=1) + "\n")
-        write_history(folder / LOG, command, setup.folder / "log.csv", before=run.before and run.before / LOG)
+    with published(packed, out, start, half=run.half, overwrite=run.overwrite) as written:
+        result = _result(out, written.packed, trainer, difference=written.difference, dropped=dropped)
+        write_record(written.folder, record, result.as_dict())
+        write_history(written.folder / LOG, command, setup.folder / "log.csv", before=run.before and run.before / LOG)
     return result
 
 
@@ -217,17 +207,12 @@ def _train(
 
 
 def _refuse_early(start: Checkpoint, teacher: Checkpoint | None, out: Path, run: Run) -> None:
-    chosen_device(run.training.device, run.training.precision)
+    chosen_device(run.training)
     refuse_new_folder(out, strangers_in if run.overwrite else None)
     if teacher is not None:
         refuse_other_vocabulary(teacher, start)
     for checkpoint in (start, teacher) if teacher is not None else (start,):
-        longest = checkpoint.blank.max_position_embeddings
-        if run.training.max_length > longest:
-            raise InputError(
-                f"windows of {run.training.max_length} tokens are longer than {checkpoint.source} can read: lower "
-                f"--max-length to {longest}"
-            )
+        refuse_longer_windows(checkpoint, run.training.max_length)
 
 
 def _windows(start: Checkpoint, run: Run) -> TrainingWindows:
@@ -256,7 +241,7 @@ def _evaluator(start: Checkpoint, run: Run) -> Evaluator | None:
     return Evaluator(
         run.eval_data,
         start.tokenizer_json,
-        device=chosen_device(run.training.device, run.training.precision),
+        device=chosen_device(run.training),
         autocast=AUTOCAST[run.training.precision],
         longest=start.blank.max_position_embeddings,
     )
@@ -265,9 +250,7 @@ def _evaluator(start: Checkpoint, run: Run) -> Evaluator | None:
 def _teacher(teacher: Checkpoint | None, windows: TrainingWindows, run: Run, *, remember: bool) -> Teacher | None:
     if teacher is None:
         return None
-    tutor = Teacher(
-        teacher, chosen_device(run.training.device, run.training.precision), autocast=AUTOCAST[run.training.precision]
-    )
+    tutor = Teacher(teacher, chosen_device(run.training), autocast=AUTOCAST[run.training.precision])
     if remember:
         tutor.remember(windows, run.state_dir / "cache")
     return tutor
@@ -281,19 +264,12 @@ def _processes() -> int:
 def _record(
     command: str, start: Checkpoint, teacher: Checkpoint | None, run: Run, setup: TrainingSetup
 ) -> dict[str, Any]:
-    """What the result of a run depends on, as plain data; `before` is the record of the run that made the start."""
-    before = None if run.before is None else run.before / RECORD
-    return {
-        "command": command,
-        "command_line": run.command_line,
-        "start": {"source": start.source, "sha256": start.sha256},
+    """What the result of a run depends on, as plain data."""
+    return run_record(command, run.command_line, start, run.data, run.before) | {
         "teacher": teacher and {"source": teacher.source, "sha256": teacher.sha256},
-        "data_sha256": run.data.sha256,
-        "questions": len(run.data.questions),
         "steps": setup.total,
         "training": asdict(run.training),
         "pruning": setup.pruning and asdict(setup.pruning),
-        "before": json.loads(before.read_text(encoding="utf-8")) if before and before.is_file() else None,
     }
 
 

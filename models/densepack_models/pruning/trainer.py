@@ -72,7 +72,7 @@ def steps_in_all(batches: int, training: TrainingOptions, processes: int = 1) ->
 def training_arguments(setup: TrainingSetup) -> TrainingArguments:
     """The settings of transformers' loop."""
     training = setup.training
-    on_cpu = chosen_device(training.device, training.precision) == "cpu"
+    on_cpu = chosen_device(training) == "cpu"
     arguments = TrainingArguments(
         output_dir=str(setup.folder),
         per_device_train_batch_size=1,  # an item of the data is a whole batch

@@ -7,23 +7,20 @@ Nothing is trained. The result is in the published format, and packs exactly.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
-from densepack_models.formats.json_files import write_text
-from densepack_models.formats.writer import RECORD, new_transformers, strangers_in
-from densepack_models.packing import logit_difference, pack
+from densepack_models.formats.checkpoint import Checkpoint
+from densepack_models.formats.writer import strangers_in
 from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.devices import AUTOCAST, chosen_device
 from densepack_models.pruning.options import ShrinkOptions
+from densepack_models.pruning.publishing import published, refuse_longer_windows, run_record, write_record
 from densepack_models.pruning.second_order.cut import Plan, Surgeon, refuse_unreachable
 from densepack_models.pruning.second_order.statistics import ProjectionStatistics, measure
 from densepack_models.pruning.student import Student, plain_tensors, student_from_checkpoint
@@ -88,7 +85,7 @@ def shrink(
     any work for a density that cannot be reached and for a folder that may not be replaced.
     """
     output, story = output or Output(), story or Story.silent()
-    device = chosen_device(options.device, options.precision)
+    device = chosen_device(options)
     student = student_from_checkpoint(start)
     for density in targets.values():
         refuse_unreachable(student.structure, density)
@@ -118,12 +115,7 @@ def family_folders(out: Path, densities: Sequence[float]) -> dict[Path, float]:
 
 def calibration_windows(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, story: Story) -> TrainingWindows:
     """All windows of questions that are drawn from the data. Raises InputError when none of them can be used."""
-    longest = start.blank.max_position_embeddings
-    if options.max_length > longest:
-        raise InputError(
-            f"windows of {options.max_length} tokens are longer than {start.source} can read: lower --max-length to "
-            f"{longest}"
-        )
+    refuse_longer_windows(start, options.max_length)
     generator = np.random.Generator(np.random.PCG64(options.seed))
     drawn = generator.permutation(len(data.questions))[: options.questions]
     windower = Windower(start.tokenizer_json, max_length=options.max_length, doc_stride=options.doc_stride)
@@ -154,35 +146,20 @@ def _measured(
 
 
 def _record(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, output: Output) -> dict[str, Any]:
-    """What the result depends on, as plain data; `before` is the record of the run that made the start."""
-    before = None if output.before is None else output.before / RECORD
-    return {
-        "command": "shrink",
-        "command_line": output.command_line,
-        "start": {"source": start.source, "sha256": start.sha256},
-        "data_sha256": data.sha256,
+    """What the result depends on, as plain data."""
+    return run_record("shrink", output.command_line, start, data, output.before) | {
         "questions": min(options.questions, len(data.questions)),
         "steps": 0,  # of training
         "shrink": asdict(options),
-        "before": json.loads(before.read_text(encoding="utf-8")) if before and before.is_file() else None,
     }
 
 
 def _write(
     start: Checkpoint, folder: Path, surgeon: Surgeon, plan: Plan, record: dict[str, Any], output: Output
 ) -> ShrinkResult:
-    with new_transformers(
-        surgeon.cut(plan, start.config),
-        folder,
-        tokenizer_json=start.tokenizer_json,
-        dtype=torch.float16 if output.half else torch.float32,
-        overwrite=output.overwrite,
-    ) as temporary:
-        written = load_checkpoint(temporary)
-        with torch.random.fork_rng(devices=[]):
-            packed = pack(written)
-            difference = logit_difference(written, packed)
-        structure = packed.structure
+    cut = surgeon.cut(plan, start.config)
+    with published(cut, folder, start, half=output.half, overwrite=output.overwrite) as written:
+        structure = written.packed.structure
         result = ShrinkResult(
             out=folder,
             plan=plan,
@@ -190,7 +167,7 @@ def _write(
             heads=structure.heads_left,
             heads_total=structure.heads_total,
             parameters=structure.parameters,
-            packing_difference=difference,
+            packing_difference=written.difference,
         )
-        write_text(temporary / RECORD, json.dumps(record | {"result": result.as_dict()}, indent=1) + "\n")
+        write_record(written.folder, record, result.as_dict())
     return result

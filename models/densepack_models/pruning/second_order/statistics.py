@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from densepack_models.pruning.fisher import without_gradients
-from densepack_models.pruning.losses import SpanLogits, answer_loss
+from densepack_models.pruning.backward import backward_passes
 from densepack_models.pruning.student import Student
 from densepack_runtime.errors import InputError
 
@@ -40,20 +39,8 @@ def measure(
 
     Raises InputError without a batch, or when a sum is not finite.
     """
-    device = next(student.parameters()).device
-    windows = 0
-    was_training = student.training
-    student.eval()
-    with without_gradients(student), _Observer(student) as observer:
-        for batch in batches:
-            here = {name: tensor.to(device) for name, tensor in batch.items()}
-            observer.real = here["attention_mask"].bool()
-            with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                start, end = student(here["input_ids"], here["attention_mask"], here["token_type_ids"])
-            loss = answer_loss(SpanLogits(start, end), here["start"], here["end"], here["attention_mask"]).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-            windows += len(here["start"])
-    student.train(was_training)
+    with _Observer(student) as observer:
+        windows = sum(backward_passes(student, batches, observer.look_at, autocast=autocast))
     if not windows:
         raise InputError("there is no window to measure a model with")
     return {name: sums.statistics(name, windows) for name, sums in observer.sums.items()}
@@ -104,14 +91,12 @@ def _gram(rows: Tensor) -> Tensor:
 
 
 class _Observer:
-    """Adds up what goes into the output projections and the gradients by what comes out. `real` says which tokens of
-    the present batch are no padding, bool [B, S].
-    """
+    """Adds up what goes into the output projections and the gradients by what comes out, of real tokens."""
 
     def __init__(self, student: Student) -> None:
         self._projections = {name: student.linear(name) for name in output_projections(student)}
         self.sums = {name: _Sums(projection) for name, projection in self._projections.items()}
-        self.real = torch.zeros(0, 0, dtype=torch.bool)
+        self._real = torch.zeros(0, 0, dtype=torch.bool)
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> _Observer:
@@ -123,13 +108,17 @@ class _Observer:
         for handle in self._handles:
             handle.remove()
 
+    def look_at(self, batch: Mapping[str, Tensor]) -> None:
+        """Of which batch the next pass is."""
+        self._real = batch["attention_mask"].bool()
+
     def _watch(self, projection: nn.Linear, sums: _Sums) -> None:
         def observe(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            sums.add_inputs(inputs[0].detach()[self.real])
+            sums.add_inputs(inputs[0].detach()[self._real])
             if not output.requires_grad:  # nothing before it wants a gradient
                 output.requires_grad_()
             output.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: sums.add_gradients(gradient[self.real])
+                lambda gradient: sums.add_gradients(gradient[self._real])
             )
 
         self._handles.append(projection.register_forward_hook(observe))
