@@ -9,7 +9,7 @@ endif
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 CHECKPOINT ?=
 
-.PHONY: help setup demo test check docs peers load-test seed-check gpu-check clean
+.PHONY: help setup demo demo-serve test check docs peers load-test seed-check gpu-check clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -25,6 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup      ## build a bundle from the embedded checkpoint, answer questions, show the figures
 	$(BIN)/python -m densepack_export.checks.demo models/checkpoints/default demo
+
+demo-serve: setup $(if $(or $(BUNDLE),$(wildcard demo/bundle)),,demo)  ## start the server on the demo's bundle, ask it one question, stop it [BUNDLE=]
+	$(BIN)/python -m densepack_export.checks.demo_serve $(or $(BUNDLE),demo/bundle)
 
 test: setup      ## the whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
