@@ -4,10 +4,7 @@
         [future] = batcher.ask([Asked("Who?", "It was her.", SpanRules())], timeout_s=30)
         future.result().answers
 
-No timer: a batch never waits for more. Windows stand in a line, and the next batch is the first of them with those of
-the first 64 that are most like it in length. The windows of one question stand apart: its k-th as if it were the first
-of a question that came k questions later. So a long document shares the model with what comes after it, and no window
-waits for more batches than windows stood before it.
+No timer: a batch never waits for more. `line.py` says which windows it takes.
 
 Threads tokenise (two), run the model (one) and rank (one). A caller that cancels its future leaves the line.
 """
@@ -20,8 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from heapq import nsmallest
-from itertools import count, islice
+from itertools import count
 from threading import Condition, Thread
 from typing import Self
 
@@ -32,7 +28,8 @@ from densepack_runtime.question_answering.answers import Answer, Ranker, Rules
 from densepack_runtime.question_answering.pools import pools_of, refuse_non_finite
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.serving.grid import Grid
-from densepack_runtime.sessions.batching import MAX_BATCH, pad_windows
+from densepack_runtime.serving.line import Line
+from densepack_runtime.sessions.batching import pad_windows
 from densepack_runtime.sessions.session import Batch, Logits, Window
 
 # Tokens of the windows that wait: about ten seconds of work for two cores.
@@ -73,7 +70,7 @@ class Answered:
 
 @dataclass(eq=False, slots=True)
 class _Question:
-    """A question from when it is asked until it is answered. `waiting` has its windows by their places in the line."""
+    """A question from when it is asked until it is answered."""
 
     number: int
     asked: Asked
@@ -82,7 +79,6 @@ class _Question:
     tokens: int = 0
     lined_up: float = 0.0
     missing: int = 0
-    waiting: dict[int, Window] = field(default_factory=dict)
     future: Future[Answered] = field(default_factory=Future)
     seconds: Seconds = field(default_factory=Seconds)
 
@@ -112,7 +108,8 @@ class Batcher:
         ran: Callable[[Batch, float], None] = lambda *_: None,
     ) -> None:
         self.tokens = 0  # that wait
-        self._answerer, self._grid, self._most_tokens, self._clock, self._ran = answerer, grid, most_tokens, clock, ran
+        self._answerer, self._most_tokens, self._clock, self._ran = answerer, most_tokens, clock, ran
+        self._line: Line[Window] = Line(grid)
         self._turn = Condition()  # its lock lets a thread in twice: futures call back from where they are answered
         self._questions: dict[int, _Question] = {}  # not answered yet, in the order they came
         self._numbers = count()
@@ -184,7 +181,7 @@ class Batcher:
     def _leave(self, question: _Question) -> None:
         with self._turn:
             self._weigh(question, 0)
-            question.waiting.clear()
+            self._line.leave(question.number)
             self._questions.pop(question.number, None)
 
     def _finish(self, question: _Question, outcome: Answered | Exception) -> None:
@@ -227,9 +224,7 @@ class Batcher:
                 return
             question.missing = len(windows)
             question.lined_up = self._clock()
-            question.waiting = {
-                place: replace(window, example=question.number) for place, window in enumerate(windows, question.number)
-            }
+            self._line.enter(question.number, [replace(window, example=question.number) for window in windows])
             self._weigh(question, sum(window.length for window in windows))
             self._turn.notify()
 
@@ -256,36 +251,26 @@ class Batcher:
         with self._turn:
             while not self._closed:
                 self._refuse_late()
-                if line := nsmallest(MAX_BATCH, self._line()):
-                    return self._take(line)
+                if self._line:
+                    return self._take()
                 self._turn.wait()
         return None
 
-    def _line(self) -> Iterator[tuple[int, int]]:
-        """Places in the line with the numbers of the questions that stand there."""
-        for number, question in self._questions.items():
-            for place in islice(question.waiting, MAX_BATCH):
-                yield place, number
-
     def _refuse_late(self) -> None:
         now = self._clock()
-        for question in [one for one in self._questions.values() if one.waiting and one.deadline <= now]:
-            self._finish(question, DeadlineError("the answer was not there in time: ask again, or for less"))
+        for question in [self._questions[number] for number in self._line]:
+            if question.deadline <= now:
+                self._finish(question, DeadlineError("the answer was not there in time: ask again, or for less"))
 
-    def _take(self, line: Sequence[tuple[int, int]]) -> _Taken:
-        places, length = self._grid.next_batch(
-            [self._questions[number].waiting[place].length for place, number in line]
-        )
+    def _take(self) -> _Taken:
+        found, length = self._line.take()
         now = self._clock()
-        taken = _Taken([], [], length)
-        for place, number in (line[index] for index in places):
-            question = self._questions[number]
-            window = question.waiting.pop(place)
+        questions = [self._questions[number] for number, _ in found]
+        windows = [window for _, window in found]
+        for question, window in zip(questions, windows, strict=True):
             self._weigh(question, question.tokens - window.length)
             question.seconds.queue = now - question.lined_up
-            taken.questions.append(question)
-            taken.windows.append(window)
-        return taken
+        return _Taken(questions, windows, length)
 
     # --- rank --------------------------------------------------------------------------------------------------------
 
