@@ -19,7 +19,7 @@ from densepack_export.commands import (
     training,
     triton,
 )
-from densepack_runtime.commands import answer, batch, doctor, evaluate, prove, serve
+from densepack_runtime.commands import answer, batch, doctor, evaluate, plan, prove, serve
 from densepack_runtime.commands.options import app
 from densepack_runtime.host.allocator import keep_freed_memory
 from densepack_runtime.host.console import run_command_line
@@ -32,6 +32,7 @@ COMMANDS = (
     evaluate,
     doctor,
     prove,
+    plan,
     checkpoints,
     build,
     parity,

@@ -12,7 +12,7 @@ before it. The next batch is the first window with those of the first 64 that ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from heapq import nsmallest
+from heapq import heappop, heappush
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
@@ -33,37 +33,42 @@ class Line(Generic[Waiting]):
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
-        self._places: dict[int, dict[int, Waiting]] = {}  # of a question that waits, with their windows
+        self._windows: dict[int, dict[int, Waiting]] = {}  # of each question that waits, by their places
+        self._places: list[tuple[int, int]] = []  # a heap of places with questions; some of them wait no more
 
     def enter(self, number: int, windows: Sequence[Waiting]) -> None:
-        self._places[number] = dict(enumerate(windows, number))
+        self._windows[number] = dict(enumerate(windows, number))
+        for place in self._windows[number]:
+            heappush(self._places, (place, number))
 
     def leave(self, number: int) -> None:
         """Whether it still waits or not."""
-        self._places.pop(number, None)
+        self._windows.pop(number, None)
 
     def __iter__(self) -> Iterator[int]:
         """The numbers of the questions with windows that wait."""
-        return iter(self._places)
+        return iter(self._windows)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._windows)
 
     def take(self) -> tuple[list[tuple[int, Waiting]], int]:
         """The windows to run next with the numbers of their questions, and the length to pad them to."""
-        line = nsmallest(MAX_BATCH, self._first())
-        chosen, length = self._grid.next_batch([self._places[number][place].length for place, number in line])
-        return [(number, self._pop(number, place)) for place, number in (line[index] for index in chosen)], length
+        first = list(islice(self._pop_waiting(), MAX_BATCH))
+        chosen, length = self._grid.next_batch([self._windows[number][place].length for place, number in first])
+        for index in set(range(len(first))) - set(chosen):
+            heappush(self._places, first[index])
+        return [(number, self._remove(number, place)) for place, number in (first[index] for index in chosen)], length
 
-    def _first(self) -> Iterator[tuple[int, int]]:
-        """Places with the numbers of the questions that stand there; of each question as many as a batch can take."""
-        for number, places in self._places.items():
-            for place in islice(places, MAX_BATCH):
+    def _pop_waiting(self) -> Iterator[tuple[int, int]]:
+        while self._places:
+            place, number = heappop(self._places)
+            if number in self._windows:
                 yield place, number
 
-    def _pop(self, number: int, place: int) -> Waiting:
-        places = self._places[number]
-        window = places.pop(place)
-        if not places:
-            del self._places[number]
+    def _remove(self, number: int, place: int) -> Waiting:
+        windows = self._windows[number]
+        window = windows.pop(place)
+        if not windows:
+            del self._windows[number]
         return window

@@ -1,0 +1,112 @@
+"""What a server would do: its line and its grid, run over batch times that were measured, in no time.
+
+    simulation = Simulation(grid, times)
+    simulation.at_rate(questions, 40.0, seed=0).p99_s        # questions a second that come as they like
+    simulation.over_connections(questions, 64).rate          # clients that ask again when they are answered
+
+A question is the lengths of its windows in tokens. What is simulated is one process with one model; what happens
+around the model before and after costs each question `times.around_s`, beside the model.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+import numpy as np
+
+from densepack_runtime.serving.grid import Grid
+from densepack_runtime.serving.line import Line
+from densepack_runtime.serving.sizing.batch_times import BatchTimes
+
+Question = Sequence[int]
+
+
+class _Window(NamedTuple):
+    length: int
+
+
+@dataclass(slots=True)
+class Simulated:
+    """Seconds of each question from when it came until it was answered, and the shapes of the batches."""
+
+    seconds: list[float] = field(default_factory=list)
+    shapes: list[tuple[int, int]] = field(default_factory=list)
+    busy_s: float = 0.0
+    whole_s: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Questions a second, from the first that came to the last answer."""
+        return len(self.seconds) / self.whole_s
+
+    @property
+    def p50_s(self) -> float:
+        return float(np.quantile(self.seconds, 0.5))
+
+    @property
+    def p99_s(self) -> float:
+        return float(np.quantile(self.seconds, 0.99))
+
+    @property
+    def busy(self) -> float:
+        """The share of the time that the model runs."""
+        return self.busy_s / self.whole_s
+
+    @property
+    def mean_rows(self) -> float:
+        return float(np.mean([rows for rows, _ in self.shapes]))
+
+
+class Simulation:
+    """Of one server."""
+
+    def __init__(self, grid: Grid, times: BatchTimes) -> None:
+        self._grid, self._times = grid, times
+
+    def at_rate(self, questions: Sequence[Question], rate: float, seed: int = 0) -> Simulated:
+        """Questions that come independently of each other, `rate` a second on average."""
+        chance, now = random.Random(seed), 0.0
+        coming: list[tuple[float, int]] = []
+        for number in range(len(questions)):
+            now += chance.expovariate(rate)
+            coming.append((now, number))
+        return self._run(questions, coming, lambda _: None)
+
+    def over_connections(self, questions: Sequence[Question], connections: int) -> Simulated:
+        """Questions over so many connections: each brings the next when it got the answer to the last."""
+        first = min(connections, len(questions))
+        later = iter(range(first, len(questions)))
+        return self._run(questions, [(0.0, number) for number in range(first)], lambda _: next(later, None))
+
+    def _run(
+        self, questions: Sequence[Question], coming: list[tuple[float, int]], after: Callable[[int], int | None]
+    ) -> Simulated:
+        """`coming` are the times of questions in order, `after` the question that the answer to another brings."""
+        line: Line[_Window] = Line(self._grid)
+        outcome, missing, now = Simulated(), list(map(len, questions)), 0.0
+        came = {number: time for time, number in coming}
+        ready = [(time + self._times.around_s, number) for time, number in coming]
+        while ready or line:
+            if not line:
+                now = max(now, ready[0][0])
+            while ready and ready[0][0] <= now:
+                _, number = heappop(ready)
+                line.enter(number, [_Window(length) for length in questions[number]])
+            taken, length = line.take()
+            seconds = self._times.seconds(len(taken), length)
+            now += seconds
+            outcome.busy_s += seconds
+            outcome.shapes.append((len(taken), length))
+            for number, _ in taken:
+                missing[number] -= 1
+                if not missing[number]:
+                    outcome.seconds.append(now - came[number])
+                    if (following := after(number)) is not None:
+                        came[following] = now
+                        heappush(ready, (now + self._times.around_s, following))
+        outcome.whole_s = now - coming[0][0]
+        return outcome

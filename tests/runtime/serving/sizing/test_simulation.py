@@ -1,0 +1,80 @@
+"""What is simulated is the server's own line, and times add up."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from densepack_runtime.question_answering.windows import Windower
+from densepack_runtime.serving.grid import Grid
+from densepack_runtime.serving.sizing.batch_times import BatchTimes, ShapeTime
+from densepack_runtime.serving.sizing.simulation import Simulation
+from densepack_runtime.sessions.batching import Batching
+from densepack_runtime.sessions.session import Batch
+from tests.runtime.serving.test_batcher import LONGEST, Gated, document, short
+
+GRID = Grid.of(Batching(few_shapes=True), LONGEST)
+# A batch takes 10 ms and a microsecond for each padded token.
+TIMES = BatchTimes(
+    tuple(ShapeTime(rows, length, 0.01 + 1e-6 * rows * length) for rows, length in GRID.shapes()), 1.0, 0.0, 0.0
+)
+
+
+def test_times_are_interpolated() -> None:
+    for rows, length in [(1, 48), (64, 32), (5, 32), (7, 40), (10, 48)]:
+        assert TIMES.alone(rows, length) == pytest.approx(0.01 + 1e-6 * rows * length)
+    assert TIMES.alone(64, 48) == pytest.approx(TIMES.alone(32, 48) * 64 / 32)  # it is over the budget there
+    around = BatchTimes(TIMES.shapes, stretch=1.5, between_s=0.002, around_s=0.0)
+    assert around.seconds(2, 32) == pytest.approx(1.5 * TIMES.alone(2, 32) + 0.002)
+
+
+def test_a_question_alone_takes_what_a_batch_and_the_server_take() -> None:
+    times = BatchTimes(TIMES.shapes, stretch=1.0, between_s=0.001, around_s=0.005)
+    found = Simulation(GRID, times).over_connections([[32]] * 50, 1)
+    each = 0.005 + 0.001 + TIMES.alone(1, 32)
+    assert found.seconds == pytest.approx([each] * 50)
+    assert found.rate == pytest.approx(1 / (each - 0.0), rel=0.15)
+    assert found.busy == pytest.approx((each - 0.005) / each, rel=0.01)
+
+
+def test_many_at_once_share_batches() -> None:
+    found = Simulation(GRID, TIMES).over_connections([[32]] * 128, 128)
+    assert found.shapes == [(64, 32)] * 2
+    assert found.whole_s == pytest.approx(2 * TIMES.alone(64, 32))
+    assert found.p99_s == pytest.approx(found.whole_s)
+
+
+def test_what_comes_slowly_waits_for_nobody() -> None:
+    found = Simulation(GRID, TIMES).at_rate([[32]] * 500, rate=2.0, seed=3)
+    assert found.rate == pytest.approx(2.0, rel=0.1)
+    assert found.p50_s == pytest.approx(TIMES.alone(1, 32))
+    assert found.p99_s < 2 * TIMES.alone(1, 32)
+
+
+def test_a_long_document_waits_for_its_last_window() -> None:
+    found = Simulation(GRID, TIMES).over_connections([[48] * 100, [32]], 2)
+    document, one = sorted(found.seconds, reverse=True)
+    assert document == pytest.approx(sum(TIMES.alone(*shape) for shape in found.shapes))
+    assert one < document / 2
+
+
+def test_the_simulated_batches_are_the_batchers(windower: Windower) -> None:
+    """The same questions, all in line before the first of them is taken."""
+    chance = random.Random(5)
+    asked = [document(chance.choice((1, 2, 9))) if chance.random() < 0.3 else short(number) for number in range(90)]
+    ran: list[Batch] = []
+    gated = Gated(windower, few_shapes=True, ran=lambda batch, _: ran.append(batch))
+    try:
+        gated.ask(short(0))
+        gated.reached.acquire()  # what comes now stands in line until this first batch is done
+        gated.ask(*asked)
+        gated.allow()
+        gated.batcher.ask([short(1)], 1e9)[0].result(30)
+    finally:
+        gated.allow()
+        gated.batcher.close()
+    windows = list(windower.windows_of([(one.question, one.context) for one in asked]))
+    lengths = [[window.length for window in ours] for ours in windows]
+    simulated = Simulation(GRID, TIMES).over_connections(lengths, len(lengths))
+    assert [batch.shape for batch in ran[1:]][: len(simulated.shapes) - 1] == simulated.shapes[:-1]
