@@ -34,7 +34,7 @@ def test_a_plan_is_built_checked_and_proved(with_plan: Path, simulation: Simulat
     done = densepack("parity", str(with_plan), "--limit", str(BUNDLE_QUESTIONS), "--json")
     assert done.code == 0, done.err
     rungs = {rung["name"]: rung for rung in json.loads(done.out)["rungs"]}
-    plan, corners = rungs["plan tensorrt-fp16"], rungs["plan tensorrt-fp16, corners"]
+    plan, corners = rungs["plan tensorrt-simulated-h100-fp16"], rungs["plan tensorrt-simulated-h100-fp16, corners"]
     assert plan["status"] == corners["status"] == "passed"
     assert plan["questions"] == BUNDLE_QUESTIONS
     assert "8x384" in corners["note"]
@@ -46,7 +46,9 @@ def test_it_answers_and_says_what_it_took(with_plan: Path, densepack: CommandLin
     question = ("-q", "Who built it?", "-c", "It was built by Anna Berg in 1901.")
     done = densepack("answer", str(with_plan), *question)
     assert (done.code, done.out.strip()) == (0, "Anna Berg")
-    assert "backend tensorrt fp16: engines/tensorrt-fp16.plan fits simulated H100" in " ".join(done.err.split())
+    assert "backend tensorrt fp16: engines/tensorrt-simulated-h100-fp16.plan fits simulated H100" in " ".join(
+        done.err.split()
+    )
     plain = densepack("answer", str(with_plan), *question, "--no-cuda-graphs")
     assert plain.out == done.out
     told = " ".join(densepack("doctor", str(with_plan)).out.split())
@@ -76,7 +78,7 @@ def test_a_plan_with_wrong_weights_loses_the_ladder(
         draft.manifest = replace(draft.manifest, engines=(wrong,))
     done = densepack("parity", str(with_plan), "--limit", str(BUNDLE_QUESTIONS))
     assert done.code == 1
-    assert "parity failed: plan tensorrt-fp16: same best span for" in done.err
+    assert "parity failed: plan tensorrt-simulated-h100-fp16: same best span for" in done.err
 
 
 def test_a_timing_cache_is_kept_and_used(with_plan: Path, simulation: Simulation, densepack: CommandLine) -> None:

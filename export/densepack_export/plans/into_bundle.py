@@ -7,6 +7,7 @@ The bundle is replaced whole when the plan is built and checked; before that, an
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -64,16 +65,15 @@ class PlanRequest:
 def build_into(draft: BundleDraft, request: PlanRequest, story: Story) -> PlanEntry:
     """Build a plan into a bundle that is being written, and enter it into its manifest, unchecked."""
     settings = request.settings()
-    name = f"{ENGINES_FOLDER}/{plan_name(settings)}"
     draft.path(ENGINES_FOLDER).mkdir(exist_ok=True)
     profiles = bucket_profiles(
         request.lengths, request.max_batch, max_length=draft.manifest.max_length, latency=request.latency
     )
-    cache = draft.path(TIMING_CACHE_NAME)
+    cache, unnamed = draft.path(TIMING_CACHE_NAME), draft.path(f"{ENGINES_FOLDER}/plan")
     with story.bar(f"TensorRT ({settings.flavour})", None) as advance:
         built = build_plan(
             draft.path(ONNX_NAMES[settings.precision]),
-            draft.path(name),
+            unnamed,
             settings,
             profiles,
             timing_cache=cache.read_bytes() if cache.is_file() else None,
@@ -82,16 +82,22 @@ def build_into(draft: BundleDraft, request: PlanRequest, story: Story) -> PlanEn
     if built.timing_cache is not None:
         with new_file(cache) as temporary:
             temporary.write_bytes(built.timing_cache)
+    name = f"{ENGINES_FOLDER}/{plan_name(settings, built.entry.gpu)}"
+    unnamed.replace(draft.path(name))
     entry = replace(built.entry, plan=name, verdict="not checked")
     draft.manifest = replace(draft.manifest, engines=with_plan(draft.manifest.engines, entry))
     _tell(built, name, story)
     return entry
 
 
-def plan_name(settings: PlanSettings) -> str:
-    """File name of a plan; one bundle can hold plans of both flavours, precisions and several sets of GPUs."""
+def plan_name(settings: PlanSettings, gpu: str) -> str:
+    """File name of a plan; one bundle can hold plans of both flavours, precisions, several GPUs and sets of them.
+
+    `gpu` is the model that a plan was built on and runs on alone; empty where it was built for compute capabilities.
+    """
     capabilities = [f"sm{capability.replace('.', '')}" for capability in settings.compute_capabilities]
-    return "-".join([settings.flavour, *capabilities, settings.precision]) + ".plan"
+    model = re.findall(r"[a-z0-9]+", gpu.lower())
+    return "-".join([settings.flavour, *(capabilities or model), settings.precision]) + ".plan"
 
 
 def with_plan(entries: tuple[PlanEntry, ...], entry: PlanEntry) -> tuple[PlanEntry, ...]:

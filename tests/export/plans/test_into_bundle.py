@@ -165,8 +165,10 @@ def test_an_edited_bundle_is_refused(densepack: CommandLine, folder: Path) -> No
 
 def test_names_of_plans() -> None:
     rtx = PlanRequest(flavour="tensorrt-rtx", compute_capabilities=("12.0",)).settings()
-    assert plan_name(rtx) == "tensorrt-rtx-sm120-fp16.plan"
-    assert plan_name(PlanRequest(flavour="tensorrt", precision="fp32").settings()) == "tensorrt-fp32.plan"
+    assert plan_name(rtx, "") == "tensorrt-rtx-sm120-fp16.plan"
+    settings = PlanRequest(flavour="tensorrt", precision="fp32").settings()
+    names = {plan_name(settings, gpu) for gpu in ("NVIDIA H100 80GB HBM3", "NVIDIA H200")}
+    assert names == {"tensorrt-nvidia-h100-80gb-hbm3-fp32.plan", "tensorrt-nvidia-h200-fp32.plan"}
 
 
 def test_plans_are_built_without_pytorch(folder: Path) -> None:
