@@ -68,10 +68,15 @@ class Service:
     reload_asked: threading.Event = field(default_factory=threading.Event)
     warmed: bool = False
     ending: bool = False
+    failure: Exception | None = None
 
     @property
     def ready(self) -> bool:
         return self.warmed and not self.ending
+
+    def give_up(self, error: Exception) -> None:
+        """End: the model cannot be run any more."""
+        self.failure, self.ending = error, True
 
 
 def application_of(service: Service) -> ASGIApp:

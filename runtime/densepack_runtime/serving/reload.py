@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 from densepack_runtime.backends import Choice
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import DensepackError, ReloadError, UnavailableError
+from densepack_runtime.host.allocator import release_freed_memory
 from densepack_runtime.host.console import one_line
 from densepack_runtime.serving.application import Service
 from densepack_runtime.serving.model import Model, chosen
@@ -114,7 +115,7 @@ class Exchange:
             await asyncio.to_thread(unwanted.close)
 
     def _open(self, folder: Path) -> None:
-        self._next = Model.open(folder, self._options, self._service.metrics)
+        self._next = Model.open(folder, self._options, self._service.metrics, self._service.give_up)
         self._next.warm(lambda: not self._service.ending)
         if self._service.ending:
             raise UnavailableError("this server ends")
@@ -123,6 +124,7 @@ class Exchange:
 def _close_answered(model: Model) -> None:
     model.batcher.drain()
     model.close()
+    release_freed_memory()  # a process that lives for months does not keep room for two models
 
 
 def _refused(error: Exception, folder: Path) -> ReloadError:

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import uvicorn
 
-from densepack_runtime.errors import InputError, ReloadError
+from densepack_runtime.errors import BackendError, InputError, ReloadError
+from densepack_runtime.host.console import one_line
 from densepack_runtime.serving.application import Service, application_of
 from densepack_runtime.serving.bearer import Bearers
 from densepack_runtime.serving.metrics import Metrics
@@ -39,18 +40,26 @@ _SETTLE_S = 0.2
 
 
 def serve(path: Path, options: ServerOptions, judge: Judge, tell: Callable[[str], None]) -> None:
-    """Serve a bundle until a signal. Raises InputError for what cannot be listened on, and what opening it raises."""
+    """Serve a bundle until a signal.
+
+    Raises InputError for what cannot be listened on, what opening it raises, and BackendError where it cannot be run
+    any more.
+    """
     bearers, reload_bearers = Bearers.read(options.token_file), Bearers.read(options.reload_token_file)
     certificate = Certificate.read(options.tls_cert, options.tls_key)
     metrics = Metrics()
     with _listening(options, secured=bearers is not None) as listener, _reload_signal() as asked:
-        model = Model.open(path.resolve(), options, metrics)
+        model = Model.open(path.resolve(), options, metrics, lambda error: service.give_up(error))
         service = Service(model, metrics, options.timeout_s, bearers, reload_bearers=reload_bearers, reload_asked=asked)
         service.reload = Reload(path, options, [Exchange(service, options)], judge, metrics.reloaded)
         try:
             asyncio.run(run(service, listener, tell, certificate))
         finally:
             service.model.close()
+        if service.failure is not None:
+            raise BackendError(
+                f"the session broke, was opened again, and broke again: {one_line(service.failure)}"
+            ) from service.failure
 
 
 @contextmanager
@@ -152,4 +161,5 @@ async def run(
         await serving
         for trial in multiprocessing.active_children():  # of a bundle that nobody needs to know of any more
             trial.kill()
-    tell("ended: everything that was taken is answered")
+    if service.failure is None:
+        tell("ended: everything that was taken is answered")

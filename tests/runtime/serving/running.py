@@ -127,4 +127,4 @@ def model_of(
     grid = Grid.of(Batching(), windower.max_length)
     batcher = Batcher(answerer, grid, most_tokens=most_tokens, ran=metrics.batch, waits=metrics.waits)
     facts = {"name": name, "sha256": name, "backend": "fake", "precision": "fp32"}
-    return Model(answerer, batcher, name, facts, [(1, 8)])
+    return Model(answerer, batcher, name, facts, session, [(1, 8)])
