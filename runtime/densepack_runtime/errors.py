@@ -11,6 +11,7 @@
     ├── UnavailableError         a server that cannot answer now: it starts, or it ends
     │   ├── QueueFullError       it has as much to do as it takes on
     │   └── DeadlineError        the answer was not there in time
+    ├── ReloadError              a bundle that did not take the place of the one that is served
     └── MissingDependencyError   a known optional package is not installed (also an ImportError)
 
 A message says what failed, the value seen and what to do about it. The command line prints the message as one line
@@ -73,6 +74,10 @@ class QueueFullError(UnavailableError):
 
 class DeadlineError(UnavailableError):
     """An answer that was not there in time."""
+
+
+class ReloadError(DensepackError):
+    """A bundle that did not take the place of the one that is served."""
 
 
 class MissingDependencyError(DensepackError, ImportError):

@@ -46,6 +46,14 @@ def serve_bundle(
             metavar="FILE", help="Answer only who sends one of these bearer tokens, one a line.", show_default=False
         ),
     ] = None,
+    reload_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Let who sends one of these bearer tokens reload the bundle: POST /v1/reload.",
+            show_default=False,
+        ),
+    ] = None,
     tls_cert: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Serve HTTPS with this certificate chain (PEM).", show_default=False),
@@ -58,13 +66,15 @@ def serve_bundle(
         bool, typer.Option("--open-to-all", help="Listen beyond this host without --token-file.")
     ] = False,
 ) -> None:
-    """Answer over HTTP until SIGTERM; requests that come together are computed together.
+    """Answer over HTTP until SIGTERM; requests that come together are computed together. SIGHUP reloads the bundle.
 
     Example: densepack serve bundle --port 8000
     """
     for package in ("starlette", "uvicorn", "prometheus_client"):
         require(package, "serve")
-    from densepack_runtime.serving.server import ServerOptions, serve
+    from densepack_runtime.parity.proving import refuse_wrong
+    from densepack_runtime.serving.options import ServerOptions
+    from densepack_runtime.serving.server import serve
 
     options = ServerOptions(
         host=host,
@@ -76,8 +86,9 @@ def serve_bundle(
         most_tokens=queue,
         timeout_s=timeout_s,
         token_file=token_file,
+        reload_token_file=reload_token_file,
         tls_cert=tls_cert,
         tls_key=tls_key,
         open_to_all=open_to_all,
     )
-    serve(bundle, options, tell)
+    serve(bundle, options, refuse_wrong, tell)

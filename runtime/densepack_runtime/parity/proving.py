@@ -23,7 +23,7 @@ import numpy as np
 
 from densepack_runtime.backends import BACKENDS, Choice, choose_backend, open_choice
 from densepack_runtime.bundle import REFERENCE_NAME, Bundle
-from densepack_runtime.errors import BackendError, DensepackError
+from densepack_runtime.errors import BackendError, BundleError, DensepackError, ParityError
 from densepack_runtime.host.fresh_process import FreshProcess
 from densepack_runtime.host.here import Host
 from densepack_runtime.host.machine import peak_resident_mib
@@ -74,6 +74,22 @@ def prove(
         return _timed(trials, shapes_of(bundle), told)
 
 
+def refuse_wrong(bundle: Bundle, choice: Choice, options: SessionOptions) -> None:
+    """Raise ParityError where a choice does not answer here as was recorded.
+
+    It is opened once, in a process of its own, and leaves in the cache what it compiled. Raises BundleError where
+    nothing is recorded, BackendError where it ends that process or hangs, and what opening it raises.
+    """
+    if REFERENCE_NAME not in bundle.manifest.files:
+        raise BundleError(
+            f"the bundle {bundle.folder} has no answers to prove it by ({REFERENCE_NAME}): build it without --no-parity"
+        )
+    with FreshProcess(Trial, bundle.folder, choice, options.threads, _registers(choice)) as process:
+        reports = process.call("judge_once", options, limit_s=JUDGEMENT_SECONDS)
+    if failures := [failure for report in reports for failure in report.failures]:
+        raise ParityError(f"{choice.backend} {choice.precision} is wrong here: {'; '.join(failures)}")
+
+
 def shapes_of(bundle: Bundle) -> tuple[Shape, ...]:
     """The shapes that are timed: a small and a larger batch, of short and of the longest windows."""
     longest = bundle.manifest.max_length
@@ -106,6 +122,11 @@ class Trial:
                 self.session = open_choice(self.bundle, self.choice, options)
                 reports += [replace(report, note=start) for report in self._judge(self.session)]
         return reports
+
+    def judge_once(self, options: SessionOptions) -> list[RungReport]:
+        """Reports of one start with these options."""
+        with open_choice(self.bundle, self.choice, options) as session:
+            return list(self._judge(session))
 
     def _judge(self, session: Session) -> Iterator[RungReport]:
         name, precision = self.choice.backend, self.choice.precision

@@ -1,6 +1,6 @@
-"""The server's HTTP: an ASGI application around a batcher.
+"""The server's HTTP: an ASGI application around a model.
 
-    application = application_of(Service(batcher, answerer, metrics, name="default", facts={…}))
+    application = application_of(Service(model, metrics, warmed=True))
     Starlette(routes=[Mount("/qa", application)])                 # or FastAPI().mount("/qa", application)
 
 Alone or under a prefix of another application, which then need not know its errors: every response is made here, and
@@ -13,9 +13,10 @@ import asyncio
 import math
 import re
 import secrets
+import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -29,11 +30,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from densepack_runtime.errors import DeadlineError, InputError, UnavailableError
 from densepack_runtime.host.console import one_line
-from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.serving import inference_protocol as protocol
 from densepack_runtime.serving import metrics
-from densepack_runtime.serving.batcher import Answered, Asked, Batcher
+from densepack_runtime.serving.batcher import Answered, Asked
 from densepack_runtime.serving.bearer import Bearers
+from densepack_runtime.serving.model import Model
 from densepack_runtime.serving.openapi import openapi
 from densepack_runtime.serving.page import Page
 from densepack_runtime.serving.requests import parse_pipeline, parse_questions
@@ -45,30 +46,41 @@ _MOST_IGNORED_BYTES = 64 << 20
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # What is told without a token: whether it lives and answers, and the page that a token can be put into.
 _OPEN_PATHS = ("/", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
+# What only those may ask who have a token of its own.
+_RELOAD_PATH = "/v1/reload"
 Parsed = TypeVar("Parsed")
 
 
 @dataclass
 class Service:
-    """What the application serves, and where it is in its life. `facts` are told at /v1/model."""
+    """What the application serves, and where it is in its life.
 
-    batcher: Batcher
-    answerer: QuestionAnswerer
+    Another `model` may take its place between two steps of the event loop. `reload` does that: for who has one of
+    `reload_bearers`, and when `reload_asked` is set.
+    """
+
+    model: Model
     metrics: metrics.Metrics
-    name: str
-    facts: dict[str, Any]
     timeout_s: float = 30.0
     bearers: Bearers | None = None
+    reload: Callable[[], Awaitable[dict[str, Any]]] | None = None
+    reload_bearers: Bearers | None = None
+    reload_asked: threading.Event = field(default_factory=threading.Event)
     warmed: bool = False
     ending: bool = False
+    failure: Exception | None = None
 
     @property
     def ready(self) -> bool:
         return self.warmed and not self.ending
 
+    def give_up(self, error: Exception) -> None:
+        """End: the model cannot be run any more."""
+        self.failure, self.ending = error, True
+
 
 def application_of(service: Service) -> ASGIApp:
-    """The ASGI application; a batcher behind it must be warmed by whoever opened it (`serving.server` does)."""
+    """The ASGI application; the model behind it must be warmed by whoever opened it (`serving.server` does)."""
     endpoints = _Endpoints(service, Page.read())
     application = Starlette(routes=_routes(endpoints), exception_handlers=HANDLERS)
     application.router.redirect_slashes = False
@@ -82,6 +94,7 @@ def _routes(endpoints: _Endpoints) -> list[Route]:
         Route("/models/{name:path}", endpoints.pipeline, methods=["POST"]),
         Route("/v1/answer", endpoints.answer, methods=["POST"]),
         Route("/v1/model", endpoints.model),
+        Route(_RELOAD_PATH, endpoints.reload, methods=["POST"]),
         Route("/healthz", endpoints.health),
         Route("/readyz", endpoints.readiness),
         Route("/metrics", endpoints.metrics),
@@ -130,7 +143,8 @@ class _Guard:
         await self._admitted(scope, headers)(scope, receive, send_with_id)
 
     def _admitted(self, scope: Scope, headers: Headers) -> ASGIApp:
-        bearers, path = self._service.bearers, scope["path"].removeprefix(scope.get("root_path", ""))
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        bearers = self._service.reload_bearers if path == _RELOAD_PATH else self._service.bearers
         is_open = path in _OPEN_PATHS and scope["method"] in ("GET", "HEAD")
         if bearers is None or is_open or bearers.admits(headers.get("authorization", "")):
             return self._application
@@ -150,7 +164,8 @@ class _Endpoints:
     async def answer(self, request: Request) -> Response:
         """POST /v1/answer."""
         questions, many = await self._parsed(request, parse_questions)
-        rules = self.service.answerer.rules, self.service.answerer.pipeline_rules
+        answerer = self.service.model.answerer
+        rules = answerer.rules, answerer.pipeline_rules
         found = await self._found(request, [question.asked(*rules) for question in questions])
         told = [
             {**({} if one.id is None else {"id": one.id}), "error": one_line(answers)}
@@ -164,10 +179,10 @@ class _Endpoints:
 
     async def pipeline(self, request: Request) -> Response:
         """POST / and /models/NAME, as the Hugging Face inference API."""
-        name = request.path_params.get("name", self.service.name)
-        if name != self.service.name:
-            raise HTTPException(404, "this server has another model: /v1/model says which")
         asked = await self._parsed(request, parse_pipeline)
+        name = self.service.model.name  # of the one that answers: another could come while the body did
+        if request.path_params.get("name", name) != name:
+            raise HTTPException(404, "this server has another model: /v1/model says which")
         found = await self._found(request, [asked.asked()])
         [answered] = _all_answered(found)
         return json_response(asked.told(answered.answers), headers=timing(found))
@@ -193,7 +208,7 @@ class _Endpoints:
         _refuse_other_model(request)
         length = request.headers.get(protocol.JSON_LENGTH_HEADER)
         asked = await self._parsed(request, partial(protocol.parse_inference, json_length=length))
-        found = await self._found(request, asked.asked(self.service.answerer.rules), asked.timeout_s)
+        found = await self._found(request, asked.asked(self.service.model.answerer.rules), asked.timeout_s)
         body, headers = asked.told([one.answers[0] for one in _all_answered(found)])
         return Response(body, headers={**headers, **timing(found)})
 
@@ -204,19 +219,27 @@ class _Endpoints:
         return json_response({"ready": self.service.ready}, 200 if self.service.ready else 503)
 
     async def model(self, _: Request) -> Response:
-        return json_response(self.service.facts)
+        return json_response(self.service.model.facts)
+
+    async def reload(self, request: Request) -> Response:
+        """POST /v1/reload."""
+        if self.service.reload is None or self.service.reload_bearers is None:
+            raise HTTPException(404, "this server is not reloaded over HTTP: --reload-token-file allows it")
+        if await _body(request):
+            raise InputError("a reload takes no body: it opens the path that the server was started with")
+        self._refuse_early()
+        return json_response(await self.service.reload())
 
     async def metrics(self, _: Request) -> Response:
         return Response(self.service.metrics.page(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def openapi(self, request: Request) -> Response:
         secured, prefix = self.service.bearers is not None, request.scope.get("root_path", "")
-        return json_response(openapi(self.service.name, secured=secured, prefix=prefix))
+        return json_response(openapi(self.service.model.name, secured=secured, prefix=prefix))
 
     async def _parsed(self, request: Request, parse: Callable[[bytes], Parsed]) -> Parsed:
         """What a body asks; parsed in a thread, since a large one takes a while."""
-        if not self.service.warmed:
-            raise UnavailableError("this server starts: ask again in a moment")
+        self._refuse_early()
         try:
             async with asyncio.timeout(self.service.timeout_s):
                 body = await _body(request)
@@ -227,12 +250,16 @@ class _Endpoints:
         except ValueError as error:
             raise HTTPException(400, f"the body is not JSON: {brief(error)}") from error
 
+    def _refuse_early(self) -> None:
+        if not self.service.warmed:
+            raise UnavailableError("this server starts: ask again in a moment")
+
     async def _found(
         self, request: Request, asked: Sequence[Asked], within_s: float | None = None
     ) -> list[Answered | InputError]:
         """An answer to each, or what is wrong with it. One that hangs up meanwhile leaves the line."""
         timeout_s = min(self.service.timeout_s, within_s or math.inf)
-        futures = self.service.batcher.ask(asked, timeout_s)
+        futures = self.service.model.batcher.ask(asked, timeout_s)
         answers = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
         gone = asyncio.ensure_future(_hung_up(request))
         try:

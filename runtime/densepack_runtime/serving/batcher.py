@@ -95,7 +95,8 @@ class _Taken:
 class Batcher:
     """Answers as `answerer` does, whose session it uses alone; `close` it before the answerer.
 
-    `most_tokens` bounds what waits. `ran` hears of every batch with the seconds that it took, in the model's thread.
+    `most_tokens` bounds what waits. `ran` hears of every batch with the seconds that it took, in the model's thread;
+    `waits` by how many tokens and questions what waits has changed.
     """
 
     def __init__(
@@ -106,10 +107,12 @@ class Batcher:
         most_tokens: int = MOST_TOKENS,
         clock: Callable[[], float] = time.monotonic,
         ran: Callable[[Batch, float], None] = lambda *_: None,
+        waits: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         self.tokens = 0  # that wait
-        self._answerer, self._most_tokens, self._clock, self._ran = answerer, most_tokens, clock, ran
+        self._answerer, self._most_tokens, self._clock = answerer, most_tokens, clock
         self._line: Line[Window] = Line(grid)
+        self._ran, self._waits = ran, waits
         self._turn = Condition()  # its lock lets a thread in twice: futures call back from where they are answered
         self._questions: dict[int, _Question] = {}  # not answered yet, in the order they came
         self._numbers = count()
@@ -147,11 +150,16 @@ class Batcher:
         """How many are not answered yet."""
         return len(self._questions)
 
+    def drain(self) -> None:
+        """Return when all that was asked is answered, where nobody asks any more."""
+        with self._turn:
+            self._turn.wait_for(lambda: not self._questions)
+
     def close(self) -> None:
         """End after the batch that is run; what is not answered then gets an UnavailableError."""
         with self._turn:
             self._closed = True
-            self._turn.notify()
+            self._turn.notify_all()
         self._tokenising.shutdown()
         self._model.join()
         self._ranking.shutdown()
@@ -170,19 +178,25 @@ class Batcher:
         number = next(self._numbers)
         ranker = asked.rules.ranker([asked.context], number, self._answerer.windower.continues_word)
         question = self._questions[number] = _Question(number, asked, deadline, ranker)
+        self._waits(0, 1)
         self._weigh(question, tokens)
         question.future.add_done_callback(lambda _: self._leave(question))
         return question
 
     def _weigh(self, question: _Question, tokens: int) -> None:
-        self.tokens += tokens - question.tokens
+        change = tokens - question.tokens
+        self.tokens += change
         question.tokens = tokens
+        self._waits(change, 0)
 
     def _leave(self, question: _Question) -> None:
         with self._turn:
             self._weigh(question, 0)
             self._line.leave(question.number)
-            self._questions.pop(question.number, None)
+            del self._questions[question.number]
+            self._waits(0, -1)
+            if not self._questions:
+                self._turn.notify_all()
 
     def _finish(self, question: _Question, outcome: Answered | Exception) -> None:
         with self._turn:
@@ -226,7 +240,7 @@ class Batcher:
             question.lined_up = self._clock()
             self._line.enter(question.number, [replace(window, example=question.number) for window in windows])
             self._weigh(question, sum(window.length for window in windows))
-            self._turn.notify()
+            self._turn.notify_all()
 
     # --- the model ---------------------------------------------------------------------------------------------------
 

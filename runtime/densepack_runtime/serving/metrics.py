@@ -1,12 +1,12 @@
 """What a server counts, for Prometheus.
 
-metrics = Metrics(waiting_tokens=lambda: batcher.tokens, waiting_questions=lambda: batcher.questions)
+metrics = Metrics()
+Batcher(answerer, grid, ran=metrics.batch, waits=metrics.waits)
 metrics.page()                                           # text of /metrics
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import fields
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -23,7 +23,7 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64)
 class Metrics:
     """Counters in a registry of their own. Thread-safe."""
 
-    def __init__(self, *, waiting_tokens: Callable[[], int], waiting_questions: Callable[[], int]) -> None:
+    def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter("densepack_requests", "Requests", ("endpoint", "status"), registry=registry)
         self._whole = Histogram(
@@ -40,11 +40,11 @@ class Metrics:
         self._model = Histogram("densepack_batch_seconds", "Time of a batch", buckets=_SECONDS, registry=registry)
         self._tokens = Counter("densepack_tokens", "Tokens that the model ran", registry=registry)
         self._padding = Counter("densepack_padding_tokens", "Padding that it ran beside them", registry=registry)
-        for name, text, source in (
-            ("densepack_queue_tokens", "Tokens that wait", waiting_tokens),
-            ("densepack_queue_questions", "Questions that are not answered yet", waiting_questions),
-        ):
-            Gauge(name, text, registry=registry).set_function(source)
+        self._waiting_tokens = Gauge("densepack_queue_tokens", "Tokens that wait", registry=registry)
+        self._waiting_questions = Gauge(
+            "densepack_queue_questions", "Questions that are not answered yet", registry=registry
+        )
+        self._reloads = Counter("densepack_reloads", "Bundles that were to take over", ("outcome",), registry=registry)
 
     def batch(self, batch: Batch, seconds: float) -> None:
         """A batch was run."""
@@ -54,6 +54,15 @@ class Metrics:
         self._model.observe(seconds)
         self._tokens.inc(tokens)
         self._padding.inc(rows * length - tokens)
+
+    def waits(self, tokens: int, questions: int) -> None:
+        """What waits became so much more, or less."""
+        self._waiting_tokens.inc(tokens)
+        self._waiting_questions.inc(questions)
+
+    def reloaded(self, outcome: str) -> None:
+        """A reload has "swapped" the model, or was "refused"."""
+        self._reloads.labels(outcome).inc()
 
     def answered(self, seconds: Seconds) -> None:
         """A question was answered."""

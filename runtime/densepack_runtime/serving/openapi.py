@@ -40,10 +40,9 @@ def openapi(model: str, *, secured: bool, prefix: str = "") -> dict[str, Any]:
         "info": {"title": "densepack", "version": package_versions()["densepack"] or "0"},
         "servers": [{"url": prefix or "/"}],
         "paths": {**_PATHS, "/models/{name}": {**_PATHS["/models/{name}"], "parameters": [_path_name(model)]}},
-        "components": {"schemas": _SCHEMAS},
+        "components": {"schemas": _SCHEMAS, "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
     }
     if secured:
-        told["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
         told["security"] = [{"bearer": []}]
     return told
 
@@ -176,6 +175,7 @@ _SCHEMAS = {
     "Error": _object({"error": {"type": "string"}}),
 }
 _PIPELINE = ({"$ref": "#/components/schemas/Pipeline"}, _one_or_many("Answer"))
+_RELOADED = ("name", "sha256", "backend", "precision")
 _READY = _object({"ready": {"type": "boolean"}})
 _NOT_READY: dict[str, Any] = {"503": _response("It starts or ends.", _READY)}
 _PATHS: dict[str, Any] = {
@@ -199,6 +199,25 @@ _PATHS: dict[str, Any] = {
     "/healthz": _tells("The process lives.", _object({"alive": {"const": True}}), opens=True),
     "/readyz": _tells("It answers.", _READY, opens=True, **_NOT_READY),
     "/v1/model": _tells("What is served, and how.", {"type": "object"}),
+    "/v1/reload": {
+        "post": {
+            "summary": "Serve the bundle that is now where the server was started; only with a token of its own",
+            "security": [{"bearer": []}],
+            "responses": {
+                "200": _response("It is served.", _object({name: {"type": "string"} for name in _RELOADED})),
+                **{
+                    status: _response(text, {"$ref": "#/components/schemas/Error"})
+                    for status, text in (
+                        ("401", _ERRORS["401"]),
+                        ("404", "The server has no such tokens."),
+                        ("409", "The old bundle is served on; the error says why."),
+                        ("422", "A body was sent."),
+                        ("503", _ERRORS["503"]),
+                    )
+                },
+            },
+        }
+    },
     "/metrics": {
         "get": {
             "summary": "Counters for Prometheus.",

@@ -15,13 +15,21 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from densepack_runtime.errors import DeadlineError, DensepackError, InputError, QueueFullError, UnavailableError
+from densepack_runtime.errors import (
+    DeadlineError,
+    DensepackError,
+    InputError,
+    QueueFullError,
+    ReloadError,
+    UnavailableError,
+)
 from densepack_runtime.host.console import one_line
 from densepack_runtime.serving.batcher import Answered, Seconds
 
 _GONE = 499  # as nginx counts those who hung up; nobody reads it
 _STATUS: dict[type[DensepackError], int] = {
     InputError: 422,
+    ReloadError: 409,
     QueueFullError: 429,
     DeadlineError: 504,
     UnavailableError: 503,

@@ -17,15 +17,13 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from densepack_runtime.serving.application import Service, application_of
-from densepack_runtime.serving.batcher import Batcher
-from densepack_runtime.serving.grid import Grid
 from densepack_runtime.serving.metrics import Metrics
-from densepack_runtime.sessions.batching import Batching
+from densepack_runtime.sessions.fake_session import FakeSession
 from tests.faults.damage import hostile_json, odd_text
 from tests.faults.kinds.hostile_texts import answerer, hostile_text
 from tests.faults.kinds.kind import TRACEBACK, WRONG, kind
 from tests.runtime.serving.asking import ask
-from tests.runtime.serving.running import Got
+from tests.runtime.serving.running import Got, model_of
 
 INFER = "/v2/models/question_answering/infer"
 PATHS = ("/v1/answer", "/", "/models/fake", INFER)
@@ -77,10 +75,11 @@ def http_requests(seed: int, _folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _application() -> Iterator[ASGIApp]:
-    one = answerer()
-    metrics = Metrics(waiting_tokens=lambda: batcher.tokens, waiting_questions=lambda: batcher.questions)
-    with Batcher(one, Grid.of(Batching(), one.windower.max_length), ran=metrics.batch) as batcher:
-        yield application_of(Service(batcher, one, metrics, "fake", {"name": "fake"}, warmed=True))
+    model = model_of(FakeSession(), answerer().windower, metrics := Metrics())
+    try:
+        yield application_of(Service(model, metrics, warmed=True))
+    finally:
+        model.close()
 
 
 def _request(rng: random.Random) -> tuple[str, str, bytes, dict[bytes, bytes]]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from densepack_runtime.backends import BACKENDS, choose_backend
 from densepack_runtime.bundle import Bundle
-from densepack_runtime.errors import BundleError
+from densepack_runtime.errors import BackendError, BundleError, ParityError
 from densepack_runtime.host.here import Host
 from densepack_runtime.parity import proving
-from densepack_runtime.parity.proving import contenders, prove, shapes_of
+from densepack_runtime.parity.proving import contenders, prove, refuse_wrong, shapes_of
 from densepack_runtime.sessions.host_record import HostRecord, Proof, host_facts
+from densepack_runtime.sessions.options import SessionOptions
 from tests.runtime.parity.planted_backends import PLANTED
 
 LAST = Path(__file__).parents[2] / "last_version" / "bundle"
@@ -52,6 +54,19 @@ def test_every_planted_fault_is_named_and_the_others_are_judged(
     assert all(time > 0 for time in sound.milliseconds.values())
 
 
+@pytest.mark.parametrize("name", ["onnxruntime", "answers_wrongly", "ends_its_process"])
+def test_one_choice_is_refused_where_it_is_wrong(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for planted, backend in PLANTED.items():
+        monkeypatch.setitem(BACKENDS, planted, backend)
+    choice, options = choose_backend(bundle, name), SessionOptions(threads=1)
+    wrong = {
+        "answers_wrongly": (ParityError, r"fp32 is wrong here: .*Δlogit"),
+        "ends_its_process": (BackendError, "SIGSEGV"),
+    }
+    with pytest.raises(wrong[name][0], match=wrong[name][1]) if name in wrong else nullcontext():
+        refuse_wrong(bundle, choice, options)
+
+
 def test_what_could_open_here_is_tried(bundle: Bundle) -> None:
     found = {(choice.backend, choice.precision) for choice in contenders(bundle, Host.here())}
     assert ("onnxruntime", "fp32") in found
@@ -67,6 +82,8 @@ def test_a_bundle_without_a_reference_cannot_be_proven(bundle: Bundle) -> None:
     del bundle.manifest.files["reference.npz"]
     with pytest.raises(BundleError, match=r"has no reference\.npz"):
         prove(bundle, [])
+    with pytest.raises(BundleError, match=r"no answers to prove it by .* without --no-parity"):
+        refuse_wrong(bundle, choose_backend(bundle, "onnxruntime"), SessionOptions())
 
 
 # --- the record -------------------------------------------------------------------------------------------------------

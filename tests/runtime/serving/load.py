@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from densepack_runtime.errors import InputError
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
@@ -50,6 +50,21 @@ class Sent:
             return status == self.status
         close = abs(answer.pop("score") - self.answer["score"]) <= SCORE_TOLERANCE
         return close and answer == {name: self.answer[name] for name in ("id", "start", "end", "answer")}
+
+
+@dataclass(frozen=True, slots=True)
+class Either(Sent):
+    """A request that one bundle may answer or another, but wholly one of them."""
+
+    other: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, one: Sent, other: Sent) -> Self:
+        return cls(one.body, one.status, one.answer, other.answer)
+
+    def fits(self, status: int, answer: dict[str, Any]) -> bool:
+        wanted = (Sent(self.body, self.status, each) for each in (self.answer, self.other))
+        return any(one.fits(status, dict(answer)) for one in wanted)
 
 
 @dataclass(slots=True)

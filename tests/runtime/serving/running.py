@@ -20,10 +20,12 @@ from densepack_runtime.serving.batcher import Batcher
 from densepack_runtime.serving.bearer import Bearers
 from densepack_runtime.serving.grid import Grid
 from densepack_runtime.serving.metrics import Metrics
+from densepack_runtime.serving.model import Model
 from densepack_runtime.serving.server import run
 from densepack_runtime.serving.tls import Certificate
 from densepack_runtime.sessions.batching import Batching
-from densepack_runtime.sessions.session import Session
+from densepack_runtime.sessions.fake_session import FakeSession, made_up_logits
+from densepack_runtime.sessions.session import Batch, Logits, Session
 
 WAIT_S = 30.0
 
@@ -69,6 +71,24 @@ class Running:
             time.sleep(0.002)
 
 
+class Held:
+    """A session whose batches, but for the warm-up's, wait until `go`."""
+
+    def __init__(self) -> None:
+        self.go, self.reached = threading.Event(), threading.Event()
+        self.session = FakeSession(self._run)
+
+    def _run(self, batch: Batch) -> Logits:
+        if batch.windows:
+            self.reached.set()
+            assert self.go.wait(WAIT_S)
+        return made_up_logits(batch)
+
+    @property
+    def windows(self) -> int:
+        return sum(len(batch.windows) for batch in self.session.batches)
+
+
 @contextmanager
 def running(
     session: Session,
@@ -81,23 +101,30 @@ def running(
     certificate: Certificate | None = None,
 ) -> Iterator[Running]:
     """Serve a session until the block ends."""
-    answerer = QuestionAnswerer(session, windower)
-    grid = Grid.of(Batching(), windower.max_length)
-    metrics = Metrics(waiting_tokens=lambda: batcher.tokens, waiting_questions=lambda: batcher.questions)
+    metrics = Metrics()
+    service = Service(model_of(session, windower, metrics, most_tokens), metrics, timeout_s, bearers)
     listener = socket.create_server(("127.0.0.1", 0))
     told: list[str] = []
-    with Batcher(answerer, grid, most_tokens=most_tokens, ran=metrics.batch) as batcher:
-        service = Service(batcher, answerer, metrics, "fake", {"name": "fake"}, timeout_s, bearers)
-        thread = threading.Thread(
-            target=lambda: asyncio.run(run(service, listener, [(1, 8)], told.append, certificate))
-        )
-        one = Running(service, listener.getsockname()[1], told)
-        thread.start()
-        try:
-            if ready:
-                one.wait(lambda service: service.warmed)
-            yield one
-        finally:
-            service.ending = True
-            thread.join(WAIT_S)
-            assert not thread.is_alive()
+    thread = threading.Thread(target=lambda: asyncio.run(run(service, listener, told.append, certificate)))
+    one = Running(service, listener.getsockname()[1], told)
+    thread.start()
+    try:
+        if ready:
+            one.wait(lambda service: service.warmed)
+        yield one
+    finally:
+        service.ending = True
+        thread.join(WAIT_S)
+        service.model.close()
+        assert not thread.is_alive()
+
+
+def model_of(
+    session: Session, windower: Windower, metrics: Metrics, most_tokens: int = 200_000, name: str = "fake"
+) -> Model:
+    """A session as what is served."""
+    answerer = QuestionAnswerer(session, windower)
+    grid = Grid.of(Batching(), windower.max_length)
+    batcher = Batcher(answerer, grid, most_tokens=most_tokens, ran=metrics.batch, waits=metrics.waits)
+    facts = {"name": name, "sha256": name, "backend": "fake", "precision": "fp32"}
+    return Model(answerer, batcher, name, facts, session, [(1, 8)])

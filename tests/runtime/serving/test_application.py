@@ -6,14 +6,13 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from densepack_runtime.errors import BackendError, InputError
+from densepack_runtime.errors import BackendError
 from densepack_runtime.question_answering.answers import SpanRules
 from densepack_runtime.question_answering.pipeline_compat import PipelineRules
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
@@ -25,50 +24,11 @@ from densepack_runtime.serving.openapi import openapi
 from densepack_runtime.serving.requests import MOST_QUESTIONS
 from densepack_runtime.sessions.fake_session import FakeSession, made_up_logits
 from densepack_runtime.sessions.session import Batch, Logits
-from tests.runtime.serving.running import WAIT_S, Running, running
+from tests.runtime.serving.running import WAIT_S, Held, Running
 
 CONTEXT = "The bridge was built by Anna Berg in 1901, and the mill by nobody whom the über-old harbour remembers."
 QUESTION = "Who built the bridge?"
 ASKED = {"question": QUESTION, "context": CONTEXT}
-
-
-@pytest.fixture(autouse=True)
-def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "GRACE_S", 0.05)
-
-
-@pytest.fixture
-def serve(windower: Windower) -> Iterator[Callable[..., Running]]:
-    """Start servers that end with the test."""
-    with ExitStack() as servers:
-        yield lambda session=None, **options: servers.enter_context(
-            running(session or FakeSession(), windower, **options)
-        )
-
-
-class Held:
-    """A session whose batches, but for the warm-up's, wait until `go`."""
-
-    def __init__(self) -> None:
-        self.go, self.reached = threading.Event(), threading.Event()
-        self.session = FakeSession(self._run)
-
-    def _run(self, batch: Batch) -> Logits:
-        if batch.windows:
-            self.reached.set()
-            assert self.go.wait(WAIT_S)
-        return made_up_logits(batch)
-
-    @property
-    def windows(self) -> int:
-        return sum(len(batch.windows) for batch in self.session.batches)
-
-
-@pytest.fixture
-def held() -> Iterator[Held]:
-    one = Held()
-    yield one
-    one.go.set()
 
 
 def library(windower: Windower, rules: SpanRules | PipelineRules, count: int) -> list[dict[str, Any]]:
@@ -244,21 +204,13 @@ def test_tokens_are_asked_for_everywhere_but_for_probes(serve: Callable[..., Run
     assert one("GET", "/healthz").status == one("GET", "/readyz").status == 200
 
 
-@pytest.mark.parametrize("content", ["", "# none\n", "short\n", "ü" * 40])
-def test_a_file_without_usable_tokens_is_refused(tmp_path: Path, content: str) -> None:
-    file = tmp_path / "tokens"
-    file.write_text(content)
-    with pytest.raises(InputError, match=r"tokens"):
-        Bearers.read(file)
-
-
 def test_a_full_queue_is_429_with_when_to_come_again(serve: Callable[..., Running], held: Held) -> None:
     one = serve(held.session, most_tokens=60)
     answers: list[int] = []
     threads = [ask_beside(one, answers)]
     assert held.reached.wait(WAIT_S)
     threads.append(ask_beside(one, answers))
-    one.wait(lambda service: service.batcher.questions == 2)
+    one.wait(lambda service: service.model.batcher.questions == 2)
     got = one("POST", "/v1/answer", [ASKED] * 3)
     assert got.status == 429
     assert 1 <= int(got.headers["retry-after"]) <= 60
@@ -282,7 +234,7 @@ def test_what_is_not_there_in_time_is_504_and_not_computed(serve: Callable[..., 
     assert one("POST", "/v1/answer", ASKED).status == 504
     first.join(WAIT_S)
     assert answers == [504]
-    one.wait(lambda service: service.batcher.questions == 0)  # cancelled by the event loop in its next turn
+    one.wait(lambda service: service.model.batcher.questions == 0)  # cancelled by the event loop in its next turn
     before = held.windows
     held.go.set()
     assert one("POST", "/v1/answer", {**ASKED, "context": "Anna."}).status == 200
@@ -296,9 +248,9 @@ def test_who_hangs_up_leaves_the_queue(serve: Callable[..., Running], held: Held
     assert held.reached.wait(WAIT_S)
     gone = one.connect()
     gone.request("POST", "/v1/answer", json.dumps(ASKED))
-    one.wait(lambda service: service.batcher.questions == 2)
+    one.wait(lambda service: service.model.batcher.questions == 2)
     gone.close()
-    one.wait(lambda service: service.batcher.questions == 1)
+    one.wait(lambda service: service.model.batcher.questions == 1)
     computed = held.windows
     held.go.set()
     first.join(WAIT_S)
@@ -346,12 +298,12 @@ def test_what_was_taken_is_answered_when_the_server_ends(
     one = serve(held.session)
     answers: list[int] = []
     threads = [ask_beside(one, answers) for _ in range(8)]
-    one.wait(lambda service: service.batcher.questions == 8)
+    one.wait(lambda service: service.model.batcher.questions == 8)
     one.service.ending = True
     last = one("GET", "/readyz")
     assert (last.status, last.headers["connection"]) == (503, "close")
     threads.append(ask_beside(one, answers))  # it is still taken
-    one.wait(lambda service: service.batcher.questions == 9)
+    one.wait(lambda service: service.model.batcher.questions == 9)
     held.go.set()
     for thread in threads:
         thread.join(WAIT_S)

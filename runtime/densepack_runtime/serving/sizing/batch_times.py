@@ -32,6 +32,7 @@ from densepack_runtime.serving.application import Service, application_of
 from densepack_runtime.serving.batcher import Batcher
 from densepack_runtime.serving.grid import FEW_ROWS, LENGTH_STEP, Grid
 from densepack_runtime.serving.metrics import Metrics
+from densepack_runtime.serving.model import Model
 from densepack_runtime.sessions.session import Batch
 
 TIMES = Document("the file of times", InputError, "give another file to --times")
@@ -159,9 +160,8 @@ class _Served:
 
 async def _served(answerer: QuestionAnswerer, grid: Grid, pairs: Sequence[Pair], at_once: int) -> _Served:
     batches: list[tuple[tuple[int, int], float]] = []
-    metrics = Metrics(waiting_tokens=lambda: 0, waiting_questions=lambda: 0)
     with Batcher(answerer, grid, ran=lambda batch, seconds: batches.append((batch.shape, seconds))) as batcher:
-        service = Service(batcher, answerer, metrics, "sizing", {}, warmed=True)
+        service = Service(Model(answerer, batcher, "", {}, answerer.session), Metrics(), warmed=True)
         application, waiting = application_of(service), iter(pairs)
         outside: list[float] = []
 
