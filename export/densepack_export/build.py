@@ -45,7 +45,7 @@ from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.fp16_range import RangeReport
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
-from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Precision
+from densepack_runtime.sessions.session import OUTPUT_NAMES, Batch, Precision, graph_inputs
 from densepack_runtime.tensorrt_plans.choice import misfit
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
@@ -111,7 +111,9 @@ def _manifest(
             parameters_stored=packing.parameters_stored,
             structure=packed.structure,
         ),
-        inputs=tuple(TensorEntry(name, "int64", ("batch", "sequence")) for name in INPUT_NAMES),
+        inputs=tuple(
+            TensorEntry(name, "int64", ("batch", "sequence")) for name in graph_inputs(packed.structure.token_types)
+        ),
         outputs=tuple(TensorEntry(name, "float32", ("batch", "sequence")) for name in OUTPUT_NAMES),
         max_length=options.max_length,
         doc_stride=options.doc_stride,

@@ -34,6 +34,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
         self._engine: str = settings["engine"]
+        self._inputs: list[str] = settings["inputs"]
         self._batches: dict[str, int] = settings["batches"]
         self._rules = SpanRules(**settings["rules"])
         self._truncate_question: bool = settings["truncate_question"]
@@ -75,7 +76,7 @@ class TritonPythonModel:
         request = pb_utils.InferenceRequest(
             model_name=self._engine,
             requested_output_names=list(OUTPUT_NAMES),
-            inputs=[pb_utils.Tensor(name, array) for name, array in batch.arrays().items()],
+            inputs=[pb_utils.Tensor(name, array) for name, array in batch.arrays(self._inputs).items()],
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
         try:

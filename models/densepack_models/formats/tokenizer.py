@@ -101,8 +101,8 @@ def _load(text: str, path: Path) -> Tokenizer:
 def _stored(path: Path, settings: Mapping[str, Any] | None) -> tuple[str, tuple[str, ...]]:
     """tokenizer.json with words made by the settings; to the byte where they change nothing, or are None."""
     text = _read_text(path)
-    _load(text, path)
-    if settings is None:
+    stored_tokenizer = _load(text, path)
+    if settings is None or not isinstance(stored_tokenizer.model, WordPiece):
         return text, ()
     if faults := _word_faults(settings):
         raise CheckpointError(f"the tokenizer of {path.parent} cannot be used: {joined(faults)}")

@@ -73,7 +73,7 @@ def write_record(folder: Path, record: dict[str, Any], result: dict[str, Any]) -
 
 def refuse_longer_windows(checkpoint: Checkpoint, max_length: int) -> None:
     """Raise InputError where a window would be longer than the model can read."""
-    longest = checkpoint.blank.max_position_embeddings
+    longest = checkpoint.blank.longest_input
     if max_length > longest:
         raise InputError(
             f"windows of {max_length} tokens are longer than {checkpoint.source} can read: lower --max-length to "

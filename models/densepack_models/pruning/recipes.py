@@ -243,7 +243,7 @@ def _evaluator(start: Checkpoint, run: Run) -> Evaluator | None:
         start.tokenizer_json,
         device=chosen_device(run.training),
         autocast=AUTOCAST[run.training.precision],
-        longest=start.blank.max_position_embeddings,
+        longest=start.blank.longest_input,
     )
 
 
