@@ -354,7 +354,7 @@ def put(*place: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("max_length", value=float("inf")), "Expected `int`, got `float` - at `max_length`"),
         (put("model", value=None), "Expected `object`, got `null` - at `model`"),
         (put("model", "structure", "layers", 0, "heads", 0, value="1"), r"`model.structure.layers\[0\].heads\[0\]`"),
-        (put("model", "structure", "schema", value=2), "Invalid enum value 2 - at `model.structure.schema`"),
+        (put("model", "structure", "schema", value=3), "Invalid enum value 3 - at `model.structure.schema`"),
         (put("model", "structure", "vocab_size", value=10**400), "no model has vocab_size 1000"),
         (put("model", "structure", "layers", value=[]), "no model has num_layers 0"),
         (put("engines", 0, "profiles", 0, "opt", value=[9, 1]), "the profile .* cannot be"),
