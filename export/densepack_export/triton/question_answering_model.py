@@ -53,7 +53,7 @@ class TritonPythonModel:
 
     def _answered(self, pool: Pool) -> Iterator[Answer | DensepackError]:
         """The best answers of a pool in order. A batch that fails costs the questions with windows in it, no others."""
-        ranker = self._rules.ranker(pool.contexts, pool.first, self._windower.continues_word)
+        ranker = self._rules.ranker(pool.contexts, pool.first)
         failed: dict[int, DensepackError] = {}
         for batch in length_sorted_batches(
             pool.windows(),

@@ -171,7 +171,7 @@ class Batcher:
 
     def _enter(self, asked: Asked, deadline: float, tokens: int) -> _Question:
         number = next(self._numbers)
-        ranker = asked.rules.ranker([asked.context], number, self._answerer.windower.continues_word)
+        ranker = asked.rules.ranker([asked.context], number)
         question = self._questions[number] = _Question(number, asked, deadline, ranker)
         self._weigh(question, tokens)
         question.future.add_done_callback(lambda _: self._leave(question))

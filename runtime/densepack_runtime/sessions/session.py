@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
@@ -136,15 +136,19 @@ class SessionBase(ABC):
         self.close()
 
 
+_NO_WORDS = np.zeros(0, dtype=np.int32)
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
-    """[CLS] question [SEP] slice of the context [SEP], not padded.
+    """[CLS] question [SEP] slice of the context [SEP], not padded; between the two there can be more special tokens.
 
     `example` is the index of the question among those asked. `token_ids` int32 [S]. `context_start` is the index of
     the first context token in `token_ids`; the context tokens are `token_ids[context_start : S - 1]`, everything from
     `context_start` on has token type 1. `offsets` int32 [S - 1 - context_start, 2]: for each context token the
     characters (start, end) of the *original* context string. `first_token` is the position of the first context token
-    of this window among all tokens of the context.
+    of this window among all tokens of the context. `words` int32 [S - 1 - context_start]: the number of the word that
+    each context token is of, ascending; empty where nobody aligns answers to words.
     """
 
     example: int
@@ -152,6 +156,7 @@ class Window:
     context_start: int
     offsets: NDArray[np.int32]
     first_token: int = 0
+    words: NDArray[np.int32] = field(default_factory=lambda: _NO_WORDS)
 
     @property
     def length(self) -> int:
