@@ -24,10 +24,12 @@ XLM_ROBERTA = replace(
     model_type="xlm-roberta",
     architecture="XLMRobertaForQuestionAnswering",
     encoders=("XLMRobertaModel", "XLMRobertaForMaskedLM"),
+    sentencepiece="XLMRobertaConverter",
 )
 CAMEMBERT = replace(
     ROBERTA,
     model_type="camembert",
     architecture="CamembertForQuestionAnswering",
     encoders=("CamembertModel", "CamembertForMaskedLM"),
+    sentencepiece="CamembertConverter",
 )

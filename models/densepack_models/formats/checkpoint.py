@@ -42,7 +42,7 @@ from densepack_models.formats.tensors import (
     tensor_faults,
     value_faults,
 )
-from densepack_models.formats.tokenizer import read_tokenizer
+from densepack_models.formats.tokenizer import check_layout, read_tokenizer
 from densepack_models.formats.training_masks import apply_masks, has_mask_scores
 from densepack_models.formats.weight_files import find_weight_files, read_tensors, weights_sha256
 from densepack_runtime.errors import CheckpointError, joined
@@ -105,12 +105,15 @@ def load_checkpoint(
     location = locate_checkpoint(path_or_hub_id, revision)
     config = read_config(location.folder)
     packed = (location.folder / STRUCTURE_FILE).is_file()
+    sizes = structure_from_config(config)
     tokenizer_json, told = read_tokenizer(
         location.folder,
-        structure_from_config(config).vocab_size,
+        sizes.vocab_size,
         tokenizer_class=config.get("tokenizer_class"),
         packed=packed,
+        sentencepiece=family_of(config).sentencepiece,
     )
+    check_layout(tokenizer_json, sizes)
     fetch_weights(location)
     files = find_weight_files(location.folder)
     stored = read_tensors(files)

@@ -30,7 +30,13 @@ from densepack_models.formats.checkpoint import MARK, STRUCTURE_FILE
 from densepack_models.formats.config import config_from_structure, family_of
 from densepack_models.formats.json_files import read_json_object, write_json, write_text
 from densepack_models.formats.tensors import HEAD_AXES, UNIT_AXES, spread
-from densepack_models.formats.tokenizer import SPECIAL_TOKENS, tokenizer_config, vocabulary_lines
+from densepack_models.formats.tokenizer import (
+    SPECIAL_TOKENS,
+    finished_tokenizer_config,
+    is_wordpiece,
+    tokenizer_config,
+    vocabulary_lines,
+)
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.weights import tensors_from_module
 from densepack_runtime.errors import CheckpointError, InputError
@@ -162,7 +168,10 @@ def published_config(structure: Structure, family: Family) -> dict[str, Any]:
 
 
 def write_tokenizer_files(folder: Path, tokenizer_json: str, max_length: int) -> None:
-    """The files beside tokenizer.json that older tools read: vocab.txt and two settings files."""
+    """The files beside tokenizer.json that other tools read: settings, and for WordPiece vocab.txt."""
+    if not is_wordpiece(tokenizer_json):
+        write_json(folder / "tokenizer_config.json", finished_tokenizer_config(tokenizer_json, max_length))
+        return
     write_text(folder / "vocab.txt", "".join(f"{token}\n" for token in vocabulary_lines(tokenizer_json)))
     write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer_json, max_length))
     write_json(folder / "special_tokens_map.json", SPECIAL_TOKENS)
