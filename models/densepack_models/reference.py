@@ -54,7 +54,8 @@ def reference_module(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float
     keys = {key for field, key in family.config_keys.items() if field != "layer_norm_type"}
     # What else config.json may say (labels, dropout, how outputs are returned) does not change the numbers.
     told = {key: checkpoint.config[key] for key in keys} | {"pad_token_id": checkpoint.blank.position_pad_id or 0}
-    model: PreTrainedModel = AutoModelForQuestionAnswering.from_config(AutoConfig.for_model(family.model_type, **told))
+    config = AutoConfig.for_model(family.model_type, **told)
+    model: PreTrainedModel = AutoModelForQuestionAnswering.from_config(config)  # type: ignore[no-untyped-call]
     if checkpoint.blank.layer_norm_type == "no_norm":
         _replace_norms(model)
     nn.Module.to(model, dtype)  # transformers' own `to` is typed for other things

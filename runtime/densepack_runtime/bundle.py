@@ -152,7 +152,7 @@ class Manifest:
         ]
         if not 0 <= self.doc_stride < self.max_length <= longest:
             told = f"{shortened(self.max_length)} tokens that overlap by {shortened(self.doc_stride)}"
-            faults.append(f"windows of {told} for a model of at most {longest}")
+            faults.append(f"windows of {told} for a model of at most {longest} tokens")
         if named != graph_inputs(structure.token_types):
             faults.append(f"the inputs {shortened(named)} for a model with {structure.token_types} token types")
         if faults:

@@ -1,7 +1,9 @@
-"""Random checkpoints small enough for property tests, in memory, of every family."""
+"""Random checkpoints small enough for property tests, in memory or on disk, of every family."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +12,11 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering
 from densepack_models.families.bert import BERT
 from densepack_models.families.family import Family
 from densepack_models.formats.checkpoint import Checkpoint
-from densepack_models.formats.config import judged_config
+from densepack_models.formats.config import judged_config, structure_from_config
+from densepack_models.formats.replica import letter_tokenizer
+from densepack_models.formats.writer import write_transformers
+from densepack_models.packing import pack
+from tests.tiny_tokenizers import byte_level_tokenizer, unigram_tokenizer
 
 
 def tiny_config(family: Family = BERT, **changes: Any) -> dict[str, Any]:
@@ -40,7 +46,9 @@ def tiny_checkpoint(family: Family = BERT, *, seed: int = 0, **changes: Any) -> 
     """
     config = tiny_config(family, **changes)
     told = {name: value for name, value in config.items() if name not in ("model_type", "layer_norm_type")}
-    model = AutoModelForQuestionAnswering.from_config(AutoConfig.for_model(family.model_type, **told))
+    model = AutoModelForQuestionAnswering.from_config(  # type: ignore[no-untyped-call]
+        AutoConfig.for_model(family.model_type, **told)
+    )
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for stored, tensor in model.state_dict().items():
@@ -59,3 +67,30 @@ def tiny_checkpoint(family: Family = BERT, *, seed: int = 0, **changes: Any) -> 
         source="tiny",
         sha256="0" * 64,
     )
+
+
+def tokenizer_of(family: Family, vocab_size: int) -> str:
+    """tokenizer.json of the kind that a family's models have, with ids below `vocab_size`."""
+    if structure_from_config(tiny_config(family)).position_pad_id is None:
+        return letter_tokenizer(vocab_size)
+    return (unigram_tokenizer if family.sentencepiece else byte_level_tokenizer)().to_str()
+
+
+def written_checkpoint(folder: Path, family: Family, *, pruned: bool = False, seed: int = 0, **changes: Any) -> Path:
+    """A tiny model in the published format, with a tokenizer; `pruned` takes heads and FFN units from it."""
+    checkpoint = tiny_checkpoint(family, seed=seed, **{"vocab_size": 400, "max_position_embeddings": 258, **changes})
+    if pruned:
+        checkpoint = pruned_checkpoint(checkpoint)
+    write_transformers(pack(checkpoint), folder, tokenizer_json=tokenizer_of(family, checkpoint.blank.vocab_size))
+    return folder
+
+
+def pruned_checkpoint(checkpoint: Checkpoint) -> Checkpoint:
+    """Without a head in layer 0, with half of them in layer 1, and with every other FFN unit."""
+    tensors = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
+    size = checkpoint.blank.head_size
+    tensors["layer.0.attention.output.weight"].zero_()
+    tensors["layer.1.attention.output.weight"][:, 2 * size :] = 0
+    for layer in range(2):
+        tensors[f"layer.{layer}.ffn.output.weight"][:, ::2] = 0
+    return replace(checkpoint, tensors=tensors)

@@ -44,5 +44,6 @@ DISTILBERT = Family(
     ignored=re.compile(r"(.*\.)?position_ids"),
     encoders=("DistilBertModel", "DistilBertForMaskedLM"),
     pretraining_heads=re.compile(r"vocab_(transform|layer_norm|projector)\."),
+    tokenizer_classes=("DistilBertTokenizer",),
     fixed={"type_vocab_size": 0, "token_types": "none", "layer_norm_eps": 1e-12},
 )

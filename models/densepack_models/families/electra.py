@@ -25,4 +25,5 @@ ELECTRA = replace(
     older_spellings={},
     encoders=("ElectraModel", "ElectraForPreTraining"),
     pretraining_heads=re.compile(r"discriminator_predictions\."),
+    tokenizer_classes=("ElectraTokenizer",),
 )

@@ -25,7 +25,8 @@ class Family:
     by the packed module's, `{}` in both the number of a layer; in files they stand behind `prefix`. The answer head is
     "qa_outputs" in all families, without a prefix. `older_spellings` are replaced in names; tensors whose name
     `ignored` matches do not count. `encoders` are the architectures of pretrained encoders, and `pretraining_heads`
-    what some of them have on top. `sentencepiece` is the class of transformers.convert_slow_tokenizer that reads the
+    what some of them have on top. `tokenizer_classes` are the classes of transformers (without "Fast") that make words
+    or spaces by tokenizer_config.json; `sentencepiece` is that of transformers.convert_slow_tokenizer that reads the
     family's sentencepiece.bpe.model.
     """
 
@@ -40,6 +41,7 @@ class Family:
     encoders: tuple[str, ...]
     pretraining_heads: re.Pattern[str]
     fixed: Mapping[str, object] = field(default_factory=dict)
+    tokenizer_classes: tuple[str, ...] = ()
     sentencepiece: str = ""
 
     def canonical_name(self, name: str) -> str:

@@ -18,6 +18,7 @@ ROBERTA = replace(
     encoders=("RobertaModel", "RobertaForMaskedLM"),
     pretraining_heads=re.compile(r"lm_head\."),
     fixed={"token_types": "constant"},
+    tokenizer_classes=("RobertaTokenizer",),
 )
 XLM_ROBERTA = replace(
     ROBERTA,

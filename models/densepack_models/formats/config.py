@@ -31,16 +31,20 @@ from densepack_runtime.structure import (
 ACTIVATION_ALIASES = {"gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_new"}
 ACTIVATIONS = get_args(Activation)
 LAYER_NORM_TYPES = get_args(LayerNormType)
-SUPPORTED = (
-    f"densepack reads {', '.join(family.architecture for family in FAMILIES)} only (model_type "
-    f"{', '.join(repr(family.model_type) for family in FAMILIES)}, an encoder with absolute positions, "
-    f"hidden_act {', '.join((*ACTIVATIONS, *ACTIVATION_ALIASES))}, layer_norm_type {' or '.join(LAYER_NORM_TYPES)})"
-)
+
+
+def supported() -> str:
+    """What can be read, in words."""
+    return (
+        f"densepack reads {', '.join(family.architecture for family in FAMILIES)} only (model_type "
+        f"{', '.join(repr(family.model_type) for family in FAMILIES)}, an encoder with absolute positions, "
+        f"hidden_act {', '.join((*ACTIVATIONS, *ACTIVATION_ALIASES))}, layer_norm_type {' or '.join(LAYER_NORM_TYPES)})"
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of the checkpoint in `folder`, judged and completed. Raises CheckpointError."""
-    config = read_json_object(folder / "config.json", f"it is needed to read a checkpoint; {SUPPORTED}")
+    config = read_json_object(folder / "config.json", f"it is needed to read a checkpoint; {supported()}")
     return judged_config(config)
 
 
@@ -69,7 +73,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
         if model_type == family.model_type and (not names or any(name.startswith(model) for name in names)):
             return family
     seen = f"model_type {shortened(config.get('model_type'))}" + (f", {', '.join(names)}" if names else "")
-    raise CheckpointError(f"this model is of an unsupported architecture ({joined([seen])}): {SUPPORTED}")
+    raise CheckpointError(f"this model is of an unsupported architecture ({joined([seen])}): {supported()}")
 
 
 def architecture_names(config: Mapping[str, Any]) -> list[str]:
@@ -90,7 +94,7 @@ def config_from_structure(structure: Structure, family: Family) -> dict[str, Any
     """A transformers configuration with the sizes and kinds of a structure."""
     config = {key: getattr(structure, field) for field, key in family.config_keys.items()}
     if structure.layer_norm_type == "layer_norm":  # transformers knows no other
-        config.pop(family.config_keys.get("layer_norm_type"), None)
+        config.pop(family.config_keys.get("layer_norm_type", ""), None)
     named = {"architectures": [family.architecture], "model_type": family.model_type}
     pad = 0 if structure.position_pad_id is None else structure.position_pad_id
     return config | named | {"position_embedding_type": "absolute", "pad_token_id": pad}
@@ -129,7 +133,7 @@ def _kind_faults(config: Mapping[str, Any], keys: Mapping[str, str]) -> list[str
     norm = config.get(keys.get("layer_norm_type", ""), "layer_norm")
     if activation not in (*ACTIVATIONS, *ACTIVATION_ALIASES):
         supported = ", ".join((*ACTIVATIONS, *ACTIVATION_ALIASES))
-        faults.append(f"hidden_act {shortened(activation)} is not supported, only {supported}")
+        faults.append(f"{keys['hidden_act']} {shortened(activation)} is not supported, only {supported}")
     if norm not in LAYER_NORM_TYPES:
         faults.append(f"layer_norm_type {shortened(norm)} is not supported, only {' and '.join(LAYER_NORM_TYPES)}")
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps <= LARGEST_NORM_EPS:

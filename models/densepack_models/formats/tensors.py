@@ -102,10 +102,10 @@ def expected_shapes(sizes: Structure, widths: Sequence[LayerWidths]) -> dict[str
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.word.weight": (sizes.vocab_size, embedded),
         "embeddings.position.weight": (sizes.max_position_embeddings, embedded),
-        **_norm_shapes("embeddings.norm", embedded),
     }
     if sizes.token_types != "none":
         shapes["embeddings.token_type.weight"] = (sizes.type_vocab_size, embedded)
+    shapes |= _norm_shapes("embeddings.norm", embedded)
     if sizes.is_projected:
         shapes |= _linear_shapes("embeddings.project", hidden, embedded)
     for index, width in enumerate(widths):

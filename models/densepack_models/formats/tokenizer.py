@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from reprlib import repr as shortened
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordPiece
 
+from densepack_models.families import FAMILIES
 from densepack_models.formats.json_files import read_json_object
 from densepack_runtime.errors import CheckpointError, InputError, joined
 from densepack_runtime.host.strict_json import read_small
@@ -38,17 +40,7 @@ SPECIAL_TOKENS = {
 # What tokenizer_config.json says on words, and what BERT's class takes where it says nothing. Accents that are None
 # are stripped where words are lower-cased.
 WORD_SETTINGS = {"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}
-# Values of `tokenizer_class` (with or without "Fast") by which transformers takes BERT's class.
-BERT_CLASSES = (
-    "BertTokenizer",
-    "DistilBertTokenizer",
-    "ElectraTokenizer",
-    "LayoutLMTokenizer",
-    "LxmertTokenizer",
-    "MobileBertTokenizer",
-    "SqueezeBertTokenizer",
-)
-# The same for byte-level BPE: special tokens, what tokenizer_config.json says on spaces, and the class.
+# The same for byte-level BPE: special tokens, and what tokenizer_config.json says on spaces.
 BYTE_LEVEL_TOKENS = {
     "pad_token": "<pad>",
     "unk_token": "<unk>",
@@ -57,7 +49,6 @@ BYTE_LEVEL_TOKENS = {
     "mask_token": "<mask>",
 }
 SPACE_SETTINGS = {"add_prefix_space": False, "trim_offsets": True}
-BYTE_LEVEL_CLASSES = ("RobertaTokenizer",)
 # What of each part of a byte-level tokenizer these settings decide.
 _SPACES = {"pre_tokenizer": ("add_prefix_space",), "post_processor": ("add_prefix_space", "trim_offsets")}
 # BERT's own limit: a longer run of characters without a space is one unknown token.
@@ -88,10 +79,9 @@ def read_tokenizer(
     elif sentencepiece and (folder / SENTENCEPIECE).is_file():
         text, notes = _convert_sentencepiece(folder, sentencepiece), ()
     else:
-        raise CheckpointError(
-            f"no tokenizer in {folder}: tokenizer.json, vocab.txt with tokenizer_config.json, vocab.json with "
-            f"merges.txt{', or ' + SENTENCEPIECE if sentencepiece else ''} is needed"
-        )
+        forms = ["tokenizer.json", "vocab.txt with tokenizer_config.json", "vocab.json with merges.txt"]
+        forms += [SENTENCEPIECE] if sentencepiece else []
+        raise CheckpointError(f"no tokenizer in {folder}: {', '.join(forms[:-1])}, or {forms[-1]} is needed")
     highest = max(_load(text, folder).get_vocab().values(), default=-1)
     if highest >= vocab_size:
         raise CheckpointError(
@@ -102,22 +92,27 @@ def read_tokenizer(
 
 
 def check_layout(tokenizer_json: str, structure: Structure) -> None:
-    """Raise CheckpointError where positions are counted from ids and the tokenizer pads with another one."""
-    if structure.position_pad_id is None:
-        return
+    """Raise CheckpointError where the tokenizer joins or pads pairs otherwise than the model reads them."""
     try:
-        pad = PairFormat.of(load_tokenizer(tokenizer_json)).pad
+        pair = PairFormat.of(load_tokenizer(tokenizer_json))
     except InputError as error:
         raise CheckpointError(f"the tokenizer does not belong to the model: {error}") from error
-    if pad != structure.position_pad_id:
+    if structure.token_types == "fed" and pair.context_type != 1:
         raise CheckpointError(
-            f"the tokenizer pads with id {pad}, and the model counts the positions of tokens other than "
+            "the tokenizer gives a question and its context the same token type, and the model tells them apart by "
+            "types 0 and 1: take the tokenizer that the model was trained with"
+        )
+    if structure.position_pad_id not in (None, pair.pad):
+        raise CheckpointError(
+            f"the tokenizer pads with id {pair.pad}, and the model counts the positions of tokens other than "
             f"{structure.position_pad_id}: pad_token_id of config.json and the tokenizer must agree"
         )
 
 
-def _is_of(classes: tuple[str, ...], tokenizer_class: object) -> bool:
-    return tokenizer_class == _ANY_CLASS or str(tokenizer_class).removesuffix("Fast") in classes
+def _follows_settings(tokenizer_class: object) -> bool:
+    """Whether transformers makes words and spaces as tokenizer_config.json says, whatever tokenizer.json says."""
+    name = str(tokenizer_class).removesuffix("Fast")
+    return tokenizer_class == _ANY_CLASS or any(name in family.tokenizer_classes for family in FAMILIES)
 
 
 def _read_text(path: Path) -> str:
@@ -141,9 +136,9 @@ def _stored(path: Path, tokenizer_class: object, settings: Mapping[str, Any]) ->
     """tokenizer.json with words or spaces made by the settings where the class follows them; else to the byte."""
     text = _read_text(path)
     model = _load(text, path).model
-    if isinstance(model, WordPiece) and _is_of(BERT_CLASSES, tokenizer_class):
+    if isinstance(model, WordPiece) and _follows_settings(tokenizer_class):
         return _with_words(text, path, settings)
-    if isinstance(model, BPE) and _is_of(BYTE_LEVEL_CLASSES, tokenizer_class):
+    if isinstance(model, BPE) and _follows_settings(tokenizer_class):
         return _with_spaces(text, path, settings)
     return text, ()
 
@@ -153,11 +148,12 @@ def _with_spaces(text: str, path: Path, settings: Mapping[str, Any]) -> tuple[st
     stored, said = json.loads(text), _spaces(path.parent, settings)
     if (stored["pre_tokenizer"] or {}).get("type") != "ByteLevel":
         return text, ()
-    differing = {}
+    differing: dict[str, bool] = {}
     for part, names in _SPACES.items():
-        state = stored[part] or {}
-        differing |= {name: said[name] for name in names if state.get(name, said[name]) != said[name]}
-        state.update({name: said[name] for name in names if name in state})
+        whole = stored[part] or {}
+        for state in whole.get("processors", [whole]):
+            differing |= {name: said[name] for name in names if state.get(name, said[name]) != said[name]}
+            state.update({name: said[name] for name in names if name in state})
     if not differing:
         return text, ()
     changes = ", ".join(f"{name} {json.dumps(value)}" for name, value in differing.items())
@@ -367,10 +363,15 @@ def _build_byte_level(folder: Path, settings: Mapping[str, Any]) -> str:
     ]
     if faults:
         raise CheckpointError(f"no tokenizer can be built in {folder}: {joined(faults)}")
-    cls, sep = ((token, tokenizer.token_to_id(token)) for token in (special["cls_token"], special["sep_token"]))
+    cls, sep = special["cls_token"], special["sep_token"]
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=spaces["add_prefix_space"])
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.RobertaProcessing(sep, cls, **spaces)
+    around = processors.TemplateProcessing(
+        single=[cls, "$A", sep],
+        pair=[cls, "$A", sep, sep, "$B", sep],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (cls, sep)],
+    )
+    tokenizer.post_processor = processors.Sequence([processors.ByteLevel(**spaces), around])
     _add_special_tokens(tokenizer, special)
     _add_tokens(tokenizer, added, folder)
     return tokenizer.to_str(pretty=True)
@@ -392,11 +393,11 @@ def _add_special_tokens(tokenizer: Tokenizer, special: Mapping[str, str]) -> Non
 
 def _convert_sentencepiece(folder: Path, converter: str) -> str:
     """What this converter of transformers makes of the file."""
-    from transformers import convert_slow_tokenizer
-
+    # Not `from transformers import …`: that gives the function of the same name, once somebody has asked for it.
+    converters = import_module("transformers.convert_slow_tokenizer")
     source = SimpleNamespace(vocab_file=str(folder / SENTENCEPIECE))
     try:
-        found = getattr(convert_slow_tokenizer, converter)(source)
+        found = getattr(converters, converter)(source)
         places = {token: place for place, (token, _) in enumerate(found.vocab(found.proto))}
         source.convert_tokens_to_ids = places.__getitem__
         tokenizer = found.converted() if found.proto.pieces else None

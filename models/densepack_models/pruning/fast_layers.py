@@ -38,24 +38,24 @@ class FastSelfAttention(nn.Module):
     def __init__(self, original: Any) -> None:
         super().__init__()
         self.head_size: int = original.attention_head_size
-        self._names = [name for name, part in original.named_children() if isinstance(part, nn.Linear)]
-        for name in self._names:
-            self.add_module(name, original.get_submodule(name))
+        linear = {name: part for name, part in original.named_children() if isinstance(part, nn.Linear)}
+        for name, part in linear.items():
+            self.add_module(name, part)
+        self._names = list(linear)
         self.dropout = FastDropout(original.dropout.p)
 
     def forward(self, hidden: Tensor, attention_mask: Tensor | None = None, **_: object) -> tuple[Tensor, None]:
         """[B, S, H] and a boolean mask [B, 1, S or 1, S], True where a token may be seen; [B, S, heads · D] out."""
-        parts = [self.get_submodule(name) for name in self._names]
-        projections, output = parts[:3], parts[3] if len(parts) > 3 else None
-        weight = torch.cat([projection.weight for projection in projections])
-        bias = torch.cat([projection.bias for projection in projections])
+        projections: list[Any] = [self.get_submodule(name) for name in self._names]
+        weight = torch.cat([projection.weight for projection in projections[:3]])
+        bias = torch.cat([projection.bias for projection in projections[:3]])
         batch, length = hidden.shape[:2]
         split = F.linear(hidden, weight, bias).view(batch, length, 3, -1, self.head_size)
         query, key, value = split.permute(2, 0, 3, 1, 4)  # [B, heads, S, D] each
         attend = self._in_products if query.dtype == torch.bfloat16 and query.device.type == "cpu" else self._fused
         context = attend(query, key, value, attention_mask)
         joined = context.transpose(1, 2).reshape(batch, length, -1)
-        return joined if output is None else output(joined), None
+        return projections[3](joined) if len(projections) > 3 else joined, None
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         dropped = self.dropout.p if self.training else 0.0

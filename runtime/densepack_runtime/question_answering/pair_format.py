@@ -1,6 +1,6 @@
 """How a question and a context are joined for a tokenizer: which special tokens stand where.
 
-[CLS] question [SEP] context [SEP] with BERT, <s> question </s></s> context </s> with RoBERTa.
+[CLS] question [SEP] context [SEP] with some, <s> question </s></s> context </s> with others.
 """
 
 from __future__ import annotations

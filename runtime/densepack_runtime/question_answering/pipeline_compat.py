@@ -7,8 +7,9 @@ added up. Behaviour as in transformers 4.57.
 
     answers = pipeline_answers(context, windows, logits, PipelineRules(top_k=5))
 
-Spans of probability zero are left out; the pipeline filled up short lists with them, in no defined order.
-
+Spans of probability zero are left out; the pipeline filled up short lists with them, in no defined order. So are spans
+that begin or end at a [CLS] which the question spells: there the pipeline gave characters of the question as places in
+the context.
 """
 
 from __future__ import annotations
@@ -98,13 +99,17 @@ def pipeline_answers(
 
 
 def _probabilities(logits: NDArray[np.float32], window: Window) -> tuple[NDArray[np.float32], float]:
-    """Softmax over [CLS] and the context tokens: probabilities of the context tokens [n], and that of [CLS]."""
-    context = logits[window.context_start : window.length - 1]
-    weights = np.exp(np.concatenate([logits[:1], context]) - max(logits[0], context.max()))
+    """Softmax over the context tokens and every [CLS]: probabilities of the context tokens [n], and of the first [CLS].
+
+    A question that spells [CLS] has another.
+    """
+    head, context = window.token_ids[: window.context_start], logits[window.context_start : window.length - 1]
+    cls = logits[: len(head)][head == head[0]]
+    weights = np.exp(np.concatenate([cls, context]) - max(cls.max(), context.max()))
     weights /= weights.sum()
     if not np.isfinite(weights).all():
         raise BackendError(_NOT_FINITE)
-    return weights[1:], float(weights[0])
+    return weights[len(cls) :], float(weights[0])
 
 
 def _best_spans(

@@ -14,6 +14,8 @@ from tokenizers.models import Unigram
 from transformers import AutoTokenizer
 from transformers.utils import sentencepiece_model_pb2_new as sentencepiece
 
+from densepack_models.families import FAMILIES
+from densepack_models.families.family import Family
 from densepack_models.families.roberta import CAMEMBERT, ROBERTA, XLM_ROBERTA
 from densepack_models.formats.config import structure_from_config
 from densepack_models.formats.tokenizer import SENTENCEPIECE, check_layout, read_tokenizer
@@ -89,7 +91,7 @@ def test_damaged_merges_are_refused(tmp_path: Path) -> None:
 def plant_sentencepiece(folder: Path) -> None:
     """A model file with the pieces of a small Unigram tokenizer behind <unk>, <s> and </s>."""
     trained = json.loads(unigram_tokenizer().to_str())["model"]["vocab"]
-    proto = sentencepiece.ModelProto()
+    proto = sentencepiece.ModelProto()  # type: ignore[attr-defined]
     proto.trainer_spec.model_type = 1
     for piece, score, kind in [
         ("<unk>", 0.0, 2),
@@ -148,3 +150,21 @@ def test_padding_that_the_positions_do_not_know_is_refused() -> None:
     check_layout(text, structure)
     with pytest.raises(CheckpointError, match="pads with id 1, and the model counts .* other than 0"):
         check_layout(text, replace(structure, position_pad_id=0))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+def test_a_tokenizer_without_token_types_is_of_a_model_without(family: Family) -> None:
+    """Fed with them, a model would get types that it was not trained with."""
+    structure = replace(structure_from_config(tiny_config(family)), position_pad_id=None)
+    text = byte_level_tokenizer().to_str()
+    if structure.token_types != "fed":
+        check_layout(text, structure)
+        return
+    with pytest.raises(CheckpointError, match="gives a question and its context the same token type"):
+        check_layout(text, structure)
+
+
+def test_a_tokenizer_that_joins_no_pairs_is_refused() -> None:
+    stored = json.loads(byte_level_tokenizer().to_str()) | {"post_processor": None}
+    with pytest.raises(CheckpointError, match="does not belong to the model: the tokenizer joins a question"):
+        check_layout(json.dumps(stored), structure_from_config(tiny_config()))

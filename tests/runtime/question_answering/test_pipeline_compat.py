@@ -152,6 +152,22 @@ def test_scores_are_products_of_probabilities_with_cls_in_the_sum(windower: Wind
     assert [answer.score for answer in found] == pytest.approx([0.2, 0.1, 0.05], abs=SCORE_TOLERANCE)
 
 
+def test_a_cls_that_the_question_spells_is_in_the_sum_and_is_no_answer(windower: Windower) -> None:
+    """Starts and ends of [CLS], the second [CLS] and the four tokens: 2, 3 and 1, 1, 2, 1 of 10."""
+    [window] = windower.windows("[CLS]?", "Ann met Bob.")
+    assert (window.token_ids == window.token_ids[0]).nonzero()[0].tolist() == [0, 1]
+    logits = np.log(np.array([2, 3, 1e6, 1e6, 1, 1, 2, 1, 1e6], dtype=np.float64)).astype(np.float32)
+    rules = PipelineRules(top_k=40, handle_impossible_answer=True, max_answer_len=1)
+    found = pipeline_answers("Ann met Bob.", [window], [(logits, logits)], rules)
+    assert {answer.text: round(answer.score, 5) for answer in found} == {
+        "": 0.04,
+        "Bob": 0.04,
+        "Ann": 0.01,
+        "met": 0.01,
+        ".": 0.01,
+    }
+
+
 def test_the_empty_answer_has_the_product_at_cls_and_can_win(windower: Windower) -> None:
     logits = weights(6, [1, 1, 1, 1]), weights(5, [1, 1, 2, 1])
     found = answered(logits, windower, PipelineRules(top_k=2, handle_impossible_answer=True))
