@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from densepack_models.families import FAMILIES
+from densepack_models.families.family import Family
 from tests.imports import Floors, Source, circles, floor_faults, imported, sources_of
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -58,6 +60,8 @@ FLOORS: dict[str, Floors] = {
 MOST_ENTRIES = {"densepack_runtime": 14, "densepack_models": 12, "densepack_export": 16}
 # How files of transformers spell the parts of a BERT: `families` knows, and nobody else.
 FILE_NAMES = ("attention.self", "intermediate.dense", "output.dense", "bert.encoder", "encoder.layer")
+# Families by name, but for the one that the packed module is named after.
+FAMILY_NAMES = ("roberta", "distilbert", "electra", "camembert", "xlm")
 HEAVY = ("torch", "transformers", "onnx", "onnxscript", "safetensors", "polygraphy")
 # `import densepack_runtime` has to be free; 0.3 s is what the slowest of our machines may take, interpreter excluded.
 IMPORT_SECONDS = 0.3
@@ -98,14 +102,32 @@ def test_the_top_of_a_package_is_seen_at_a_glance(package: str) -> None:
     assert len(entries) <= MOST_ENTRIES[package], entries
 
 
-def test_only_families_know_how_files_spell_names() -> None:
-    faults = [
+def spelling_faults(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
+    """Modules outside of `families` that say one of these names, in code or in words."""
+    return [
         f"{source.name} says {name}"
-        for source in SOURCES
-        for name in FILE_NAMES
-        if name in source.text and not source.name.startswith("densepack_models.families")
+        for source in sources
+        for name in names
+        if name in source.text.lower() and not source.name.startswith("densepack_models.families")
     ]
-    assert faults == []
+
+
+def test_only_families_know_how_files_spell_names() -> None:
+    assert spelling_faults(SOURCES, FILE_NAMES) == []
+
+
+def test_only_families_name_a_family() -> None:
+    assert spelling_faults(SOURCES, FAMILY_NAMES) == []
+    assert {family.model_type for family in FAMILIES if not spelling_faults([said(family)], FAMILY_NAMES)} == {"bert"}
+
+
+def said(family: Family) -> Source:
+    return Source("densepack_models.packing", f'if model_type == "{family.model_type}": ...')
+
+
+def test_a_planted_name_of_a_family_is_found() -> None:
+    sources = planted("densepack_models.packing", "# DistilBERT has no token types.")
+    assert spelling_faults(sources, FAMILY_NAMES) == ["densepack_models.packing says distilbert"]
 
 
 def planted(name: str, text: str) -> list[Source]:

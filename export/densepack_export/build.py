@@ -17,7 +17,7 @@ from densepack_export.plans.into_bundle import PlanRequest, build_into
 from densepack_export.proofs.range_gate import measure_fp16_ranges
 from densepack_export.proofs.verify import climb_from_checkpoint
 from densepack_export.report.writing import refresh_report
-from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
+from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint, refuse_longer_windows
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack_with_report
 from densepack_models.packing_report import PackReport
@@ -45,7 +45,7 @@ from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.fp16_range import RangeReport
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
-from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Precision
+from densepack_runtime.sessions.session import OUTPUT_NAMES, Batch, Precision, graph_inputs
 from densepack_runtime.tensorrt_plans.choice import misfit
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
@@ -86,6 +86,7 @@ def build_bundle(source: str | Path, folder: Path, options: BuildOptions, story:
     checkpoint = load_checkpoint(source, revision=options.revision)
     for note in checkpoint.notes:
         story.tell(f"note: {note}")
+    refuse_longer_windows(checkpoint, options.max_length)
     packed, packing = pack_with_report(checkpoint, pad_to=options.pad_to)
     story.tell(f"packed: {packing.parameters_stored:,} to {packing.parameters:,} parameters")
     windower = Windower(checkpoint.tokenizer_json, max_length=options.max_length, doc_stride=options.doc_stride)
@@ -111,7 +112,9 @@ def _manifest(
             parameters_stored=packing.parameters_stored,
             structure=packed.structure,
         ),
-        inputs=tuple(TensorEntry(name, "int64", ("batch", "sequence")) for name in INPUT_NAMES),
+        inputs=tuple(
+            TensorEntry(name, "int64", ("batch", "sequence")) for name in graph_inputs(packed.structure.token_types)
+        ),
         outputs=tuple(TensorEntry(name, "float32", ("batch", "sequence")) for name in OUTPUT_NAMES),
         max_length=options.max_length,
         doc_stride=options.doc_stride,

@@ -45,7 +45,7 @@ class ResidualNorm(nn.Module):
 
     def __init__(self, structure: Structure) -> None:
         super().__init__()
-        self.norm = make_norm(structure)
+        self.norm = make_norm(structure, structure.hidden_size)
 
     def forward(self, residual: Tensor, update: Tensor) -> Tensor:
         island = self.norm.weight.dtype
@@ -65,22 +65,40 @@ class ConstantUpdate(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word + position + token type embeddings, normed: int64 [B, S] to [B, S, H]."""
+    """Word + token type + position embeddings, normed and, where they are not H wide, projected: [B, S, H]."""
 
     def __init__(self, structure: Structure) -> None:
         super().__init__()
-        hidden = structure.hidden_size
-        self.word = nn.Embedding(structure.vocab_size, hidden)
-        self.position = nn.Embedding(structure.max_position_embeddings, hidden)
-        self.token_type = nn.Embedding(structure.type_vocab_size, hidden)
-        self.norm = make_norm(structure)
+        width = structure.embedding_width
+        self.pad_id = structure.position_pad_id
+        self.token_types = structure.token_types
+        self.word = nn.Embedding(structure.vocab_size, width)
+        self.position = nn.Embedding(structure.max_position_embeddings, width)
+        if structure.token_types != "none":
+            self.token_type = nn.Embedding(structure.type_vocab_size, width)
+        self.norm = make_norm(structure, width)
+        self.project = nn.Linear(width, structure.hidden_size) if structure.is_projected else nn.Identity()
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
         island = self.norm.weight.dtype
-        positions = self.position.weight[: input_ids.shape[1]]  # [S, H]
-        total = self.word(input_ids).to(island) + self.token_type(token_type_ids).to(island) + positions.to(island)
+        positions = self._positions(input_ids)
+        total = self.word(input_ids).to(island)  # [B, S, E]
+        if self.token_types == "fed":
+            total = total + self.token_type(token_type_ids).to(island)
+        elif self.token_types == "constant":
+            total = total + self.token_type.weight[0].to(island)
+        total = total + positions.to(island)
         normed: Tensor = self.norm(total)
-        return normed.to(self.word.weight.dtype)
+        hidden: Tensor = self.project(normed.to(self.word.weight.dtype))
+        return hidden
+
+    def _positions(self, input_ids: Tensor) -> Tensor:
+        """Position embeddings by place, [S, E]; or by the number of tokens so far that are not padding, [B, S, E]."""
+        if self.pad_id is None:
+            return self.position.weight[: input_ids.shape[1]]
+        real = (input_ids != self.pad_id).long()
+        counted: Tensor = self.position(real.cumsum(1) * real + self.pad_id)
+        return counted
 
 
 class SelfAttention(nn.Module):
@@ -162,8 +180,13 @@ class PackedBertForQuestionAnswering(nn.Module):
         self.qa_outputs = nn.Linear(structure.hidden_size, 2)
         self.eval()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """int64 [B, S] in; start and end logits out, [B, S] each, float32 (float64 in a float64 module)."""
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """int64 [B, S] in; start and end logits out, [B, S] each, float32 (float64 in a float64 module).
+
+        Token types are needed where the structure says "fed", and do not count elsewhere.
+        """
         island = self.embeddings.norm.weight.dtype
         mask = ((1 - attention_mask) * MASK_VALUE).to(island)[:, None, None, :]  # [B, 1, 1, S]
         hidden = self.embeddings(input_ids, token_type_ids)  # [B, S, H]
@@ -189,10 +212,10 @@ class PackedBertForQuestionAnswering(nn.Module):
         return typed
 
 
-def make_norm(structure: Structure) -> nn.LayerNorm | NoNorm:
+def make_norm(structure: Structure, width: int) -> nn.LayerNorm | NoNorm:
     if structure.layer_norm_type == "no_norm":
-        return NoNorm(structure.hidden_size)
-    return nn.LayerNorm(structure.hidden_size, eps=structure.layer_norm_eps)
+        return NoNorm(width)
+    return nn.LayerNorm(width, eps=structure.layer_norm_eps)
 
 
 def make_activation(name: str) -> nn.Module:

@@ -79,7 +79,7 @@ def logit_difference(checkpoint: Checkpoint, packed: PackedBertForQuestionAnswer
     dtype = next(packed.parameters()).dtype
     reference = reference_module(checkpoint, dtype=dtype)
     generator = torch.Generator().manual_seed(seed)
-    longest = min(128, packed.structure.max_position_embeddings)
+    longest = min(128, packed.structure.longest_input)
     largest = 0.0
     for length in {longest, max(2, longest // 3)}:
         inputs = _random_batch(packed.structure, 4, length, generator)

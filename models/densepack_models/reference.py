@@ -1,4 +1,4 @@
-"""Rung 0: transformers' own BertForQuestionAnswering at full size; what a checkpoint no longer has comes back as zeros.
+"""Rung 0: transformers' own module at full size; what a checkpoint no longer has comes back as zeros.
 
 This is the yardstick for everything else, so it shares no arithmetic with the packed module: transformers' forward, its
 mask, its scale. A head that was cut contributes nothing, and neither does one whose weights are all zero.
@@ -13,23 +13,26 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertForQuestionAnswering
+from transformers import AutoConfig, AutoModelForQuestionAnswering, PreTrainedModel
 
 from densepack_models.formats.checkpoint import Checkpoint
 from densepack_models.formats.tensors import HEAD_AXES, UNIT_AXES, head_rows, spread
+from densepack_runtime.structure import TokenTypes
 
 
 class ReferenceModule(nn.Module):
     """transformers' module with the inputs and outputs that every module here has."""
 
-    def __init__(self, bert: BertForQuestionAnswering) -> None:
+    def __init__(self, model: PreTrainedModel, token_types: TokenTypes) -> None:
         super().__init__()
-        self.bert = bert
+        self.model = model
+        self._fed = token_types == "fed"
         self.eval()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> tuple[Tensor, Tensor]:
         """int64 [B, S] in; start and end logits [B, S] out."""
-        output = self.bert(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        types = {"token_type_ids": token_type_ids} if self._fed else {}
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, **types)
         return output.start_logits, output.end_logits
 
 
@@ -47,22 +50,25 @@ class _ElementwiseNorm(nn.Module):
 
 def reference_module(checkpoint: Checkpoint, *, dtype: torch.dtype = torch.float32) -> ReferenceModule:
     """The full-size module of a checkpoint, in `dtype`, strictly loaded (RuntimeError would be a fault of ours)."""
-    keys = {key for field, key in checkpoint.family.config_keys.items() if field != "layer_norm_type"}
+    family = checkpoint.family
+    keys = {key for field, key in family.config_keys.items() if field != "layer_norm_type"}
     # What else config.json may say (labels, dropout, how outputs are returned) does not change the numbers.
-    bert = BertForQuestionAnswering(BertConfig(**{key: checkpoint.config[key] for key in keys}))
+    told = {key: checkpoint.config[key] for key in keys} | {"pad_token_id": checkpoint.blank.position_pad_id or 0}
+    config = AutoConfig.for_model(family.model_type, **told)
+    model: PreTrainedModel = AutoModelForQuestionAnswering.from_config(config)  # type: ignore[no-untyped-call]
     if checkpoint.blank.layer_norm_type == "no_norm":
-        _replace_norms(bert, checkpoint.blank.hidden_size)
-    nn.Module.to(bert, dtype)  # transformers' own `to` is typed for other things
-    bert.load_state_dict(_full_size_tensors(checkpoint, dtype), strict=True)
-    return ReferenceModule(bert)
+        _replace_norms(model)
+    nn.Module.to(model, dtype)  # transformers' own `to` is typed for other things
+    model.load_state_dict(_full_size_tensors(checkpoint, dtype), strict=True)
+    return ReferenceModule(model, checkpoint.blank.token_types)
 
 
-def _replace_norms(module: nn.Module, hidden_size: int) -> None:
+def _replace_norms(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, nn.LayerNorm):
-            setattr(module, name, _ElementwiseNorm(hidden_size))
+            setattr(module, name, _ElementwiseNorm(child.weight.numel()))
         else:
-            _replace_norms(child, hidden_size)
+            _replace_norms(child)
 
 
 def _full_size_tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -287,7 +287,12 @@ def open_plan(bundle: Bundle, plan: PlanEntry, options: SessionOptions = DEFAULT
 
 
 def _open(bundle: Bundle, backend: str, model: Runnable, options: SessionOptions) -> Session:
-    kept = replace(options, cache=options.cache or cache_of(bundle), max_length=bundle.manifest.max_length)
+    kept = replace(
+        options,
+        cache=options.cache or cache_of(bundle),
+        max_length=bundle.manifest.max_length,
+        inputs=tuple(tensor.name for tensor in bundle.manifest.inputs),
+    )
     return known_backend(backend).open(model, kept)
 
 

@@ -30,7 +30,7 @@ from densepack_runtime.host.folders import files_in, left_aside, link_or_copy, n
 from densepack_runtime.host.records import Document, data_from_record
 from densepack_runtime.host.strict_json import read_small
 from densepack_runtime.sessions.fp16_range import RangeReport
-from densepack_runtime.sessions.session import ComputePrecision, Precision
+from densepack_runtime.sessions.session import ComputePrecision, Precision, graph_inputs
 from densepack_runtime.structure import Structure
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
@@ -144,14 +144,17 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Refuse what no bundle can be. Raises BundleError."""
-        longest = self.model.structure.max_position_embeddings
+        structure = self.model.structure
+        longest, named = structure.longest_input, tuple(tensor.name for tensor in self.inputs)
         faults = [f"a file {shortened(name)} outside of itself" for name in self.files if not _is_inside(name)]
         faults += [
             f"a plan {shortened(plan.plan)} outside of itself" for plan in self.engines if not _is_inside(plan.plan)
         ]
         if not 0 <= self.doc_stride < self.max_length <= longest:
             told = f"{shortened(self.max_length)} tokens that overlap by {shortened(self.doc_stride)}"
-            faults.append(f"windows of {told} for a model of {longest} positions")
+            faults.append(f"windows of {told} for a model of at most {longest} tokens")
+        if named != graph_inputs(structure.token_types):
+            faults.append(f"the inputs {shortened(named)} for a model with {structure.token_types} token types")
         if faults:
             raise BundleError(f"no bundle has {joined(faults, ', ')}")
 

@@ -30,6 +30,7 @@ SIZES = {
     "num_attention_heads": (1, 2**12),
     "intermediate_size": (1, 2**18),
     "num_layers": (1, 2**12),
+    "embedding_size": (1, 2**16),
 }
 LARGEST_NORM_EPS = 1.0
 
@@ -46,6 +47,7 @@ MATRICES = {
 Activation = Literal["gelu", "gelu_new", "relu"]
 LayerNormType = Literal["layer_norm", "no_norm"]
 Positions = Literal["original", "stored"]
+TokenTypes = Literal["fed", "constant", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,12 @@ class Structure:
 
     `head_ids` and `ffn_positions` say what the numbers in the layers mean: "original" ids of the unpruned model, or
     positions as "stored" in a file that has lost the original ones.
+
+    Families differ in their embeddings. `position_pad_id` None: a token's position is its place. Otherwise the tokens
+    that are not this id are counted, from `position_pad_id` + 1 on, and those that are have its position. `token_types`
+    are "fed" with every batch, a "constant" row 0 of the table for all tokens, or "none". Embeddings that are
+    `embedding_size` wide (None: the hidden size) are projected to the hidden size behind their norm, where they differ.
+    These fields came with schema 2; what is read from schema 1 has the defaults, and only BERTs were.
     """
 
     vocab_size: int
@@ -117,15 +125,22 @@ class Structure:
     head_ids: Positions = "original"
     ffn_positions: Positions = "original"
     source_sha256: str = ""
-    schema: Literal[1] = 1
+    position_pad_id: int | None = None
+    token_types: TokenTypes = "fed"
+    embedding_size: int | None = None
+    schema: Literal[1, 2] = 2
 
     def __post_init__(self) -> None:
         """Refuse what no model can be, so that every figure can be computed. Raises CheckpointError."""
         faults = [
-            f"{name} {shortened(getattr(self, name))}"
+            f"{name} {shortened(size)}"
             for name, (least, most) in SIZES.items()
-            if not least <= getattr(self, name) <= most
+            if (size := getattr(self, name)) is not None and not least <= size <= most
         ]
+        if self.position_pad_id is not None and not 0 <= self.position_pad_id < self.max_position_embeddings - 1:
+            faults.append(
+                f"position_pad_id {shortened(self.position_pad_id)} of {self.max_position_embeddings} positions"
+            )
         if not 0 < self.layer_norm_eps <= LARGEST_NORM_EPS:
             faults.append(f"layer_norm_eps {self.layer_norm_eps}")
         if not faults and self.hidden_size % self.num_attention_heads:
@@ -143,6 +158,21 @@ class Structure:
     def head_size(self) -> int:
         """Width of one head: hidden size over the *original* number of heads."""
         return self.hidden_size // self.num_attention_heads
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embeddings and their norm."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    @property
+    def is_projected(self) -> bool:
+        """Whether embeddings have another width than hidden states."""
+        return self.embedding_width != self.hidden_size
+
+    @property
+    def longest_input(self) -> int:
+        """Tokens that the positions hold."""
+        return self.max_position_embeddings - (0 if self.position_pad_id is None else self.position_pad_id + 1)
 
     @property
     def num_layers(self) -> int:
@@ -169,14 +199,20 @@ class Structure:
 
     @property
     def embedding_parameters(self) -> int:
-        """Word, position and token type embeddings with their LayerNorm."""
+        """Word, position and token type embeddings with their LayerNorm, and their projection."""
         rows = self.vocab_size + self.max_position_embeddings + self.type_vocab_size
-        return (rows + 2) * self.hidden_size
+        projection = (self.embedding_width + 1) * self.hidden_size if self.is_projected else 0
+        return (rows + 2) * self.embedding_width + projection
 
     def layer_linear_weights(self, layer: LayerStructure) -> int:
         """Entries of the six weight matrices of a layer, biases not counted."""
         attention_width = len(layer.heads) * self.head_size
         return 4 * attention_width * self.hidden_size + 2 * layer.ffn_width * self.hidden_size
+
+    @property
+    def projection_weights(self) -> int:
+        """Entries of the matrix that projects embeddings; 0 where there is none."""
+        return self.embedding_width * self.hidden_size if self.is_projected else 0
 
     @property
     def linear_weights(self) -> int:
@@ -216,7 +252,7 @@ class Structure:
     def cost(self) -> Cost:
         """Of the linear layers for every token, and of the two attention products for every pair of tokens."""
         return Cost(
-            per_token=2 * (self.linear_weights + 2 * self.hidden_size),
+            per_token=2 * (self.linear_weights + self.projection_weights + 2 * self.hidden_size),
             per_token_pair=4 * self.heads_left * self.head_size,
         )
 

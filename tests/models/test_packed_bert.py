@@ -50,7 +50,7 @@ def test_reference_keeps_what_was_cut_as_zeros() -> None:
             tensors[f"{block}.{name}.{part}"] = tensors[f"{block}.{name}.{part}"][8:24]  # heads 1 and 2
     tensors[f"{block}.output.weight"] = tensors[f"{block}.output.weight"][:, 8:24]
     cut = replace(checkpoint, tensors=tensors, heads=((1, 2), (0, 1, 2, 3)))
-    state = reference_module(cut).bert.state_dict()
+    state = reference_module(cut).model.state_dict()
     query = state["bert.encoder.layer.0.attention.self.query.weight"]
     assert query.shape == (32, 32)
     assert not query[:8].any()

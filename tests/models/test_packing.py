@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from densepack_models.families import FAMILIES
 from densepack_models.formats.checkpoint import Checkpoint
 from densepack_models.packed_bert import PackedBertForQuestionAnswering, query_scale
 from densepack_models.packing import analyse, logit_difference, pack, pack_with_report
@@ -198,22 +199,24 @@ def test_query_scale_is_inside_the_query_only() -> None:
 
 @st.composite
 def checkpoints(draw: st.DrawFn) -> Checkpoint:
-    """Any head size, activation and norm; heads and units of every kind of dead, mixed in every layer."""
+    """Any family, head size, activation and norm; heads and units of every kind of dead, mixed in every layer."""
     heads = draw(st.integers(1, 4))
+    family = draw(st.sampled_from(FAMILIES))
+    norms = ["layer_norm", "no_norm"] if "layer_norm_type" in family.config_keys else ["layer_norm"]
     checkpoint = tiny_checkpoint(
+        family,
         seed=draw(st.integers(0, 2**16)),
         num_attention_heads=heads,
         hidden_size=heads * draw(st.sampled_from([1, 2, 5, 8])),
         intermediate_size=draw(st.integers(1, 12)),
-        num_hidden_layers=2,
         hidden_act=draw(st.sampled_from(["gelu", "gelu_new", "relu"])),
-        layer_norm_type=draw(st.sampled_from(["layer_norm", "no_norm"])),
+        layer_norm_type=draw(st.sampled_from(norms)),
     )
     tensors = dict(checkpoint.tensors)
     for layer in range(2):
         prefix = f"layer.{layer}"
         for head in draw(st.sets(st.integers(0, heads - 1))):
-            size = checkpoint.config["hidden_size"] // heads
+            size = checkpoint.blank.head_size
             rows = slice(head * size, (head + 1) * size)
             kind = draw(st.sampled_from(["query", "key", "value", "output"]))
             if kind == "output":
@@ -222,7 +225,7 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
                 zero(tensors, f"{prefix}.attention.{kind}.weight", rows)
                 if draw(st.booleans()):
                     zero(tensors, f"{prefix}.attention.{kind}.bias", rows)
-        for unit in draw(st.sets(st.integers(0, checkpoint.config["intermediate_size"] - 1))):
+        for unit in draw(st.sets(st.integers(0, checkpoint.blank.intermediate_size - 1))):
             if draw(st.booleans()):
                 zero(tensors, f"{prefix}.ffn.intermediate.weight", unit)
             else:

@@ -29,6 +29,7 @@ from densepack_runtime.errors import BundleError
 from densepack_runtime.host.records import data_from_record
 from densepack_runtime.host.strict_json import LARGEST_BYTES
 from densepack_runtime.sessions.fp16_range import RangeReport
+from densepack_runtime.sessions.session import INPUT_NAMES
 from densepack_runtime.structure import LayerStructure, Structure
 from tests.plan_entries import plan_entry
 
@@ -38,11 +39,11 @@ CHECKED = ParityEntry(checked=True, passed=True, squad_name="sample", squad_sha2
 def make_manifest(parity: ParityEntry = CHECKED) -> Manifest:
     structure = Structure(30, 512, 2, 4, 2, 6, (LayerStructure(heads=(1,), ffn_units=(0, 2), ffn_width=2),))
     model = ModelEntry(name="tiny", sha256="ab" * 32, parameters_stored=20, structure=structure)
-    tensor = TensorEntry("input_ids", "int64", ("batch", "sequence"))
+    inputs = tuple(TensorEntry(name, "int64", ("batch", "sequence")) for name in INPUT_NAMES)
     return Manifest(
         model=model,
-        inputs=(tensor,),
-        outputs=(tensor,),
+        inputs=inputs,
+        outputs=inputs[:1],
         max_length=384,
         doc_stride=128,
         versions={"densepack": "0"},
@@ -353,7 +354,7 @@ def put(*place: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("max_length", value=float("inf")), "Expected `int`, got `float` - at `max_length`"),
         (put("model", value=None), "Expected `object`, got `null` - at `model`"),
         (put("model", "structure", "layers", 0, "heads", 0, value="1"), r"`model.structure.layers\[0\].heads\[0\]`"),
-        (put("model", "structure", "schema", value=2), "Invalid enum value 2 - at `model.structure.schema`"),
+        (put("model", "structure", "schema", value=3), "Invalid enum value 3 - at `model.structure.schema`"),
         (put("model", "structure", "vocab_size", value=10**400), "no model has vocab_size 1000"),
         (put("model", "structure", "layers", value=[]), "no model has num_layers 0"),
         (put("engines", 0, "profiles", 0, "opt", value=[9, 1]), "the profile .* cannot be"),

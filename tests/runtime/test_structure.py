@@ -52,7 +52,7 @@ def broken(structure: Structure, change: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 2}, "Invalid enum value 2 - at `schema`"),
+        ({"schema": 3}, "Invalid enum value 3 - at `schema`"),
         ({"layers": [{"heads": [1]}]}, r"missing required field `ffn_units` - at `layers\[0\]`"),
         ({"colour": "red"}, "unknown: `colour`"),
         ({"layers": [{"heads": [], "ffn_units": [], "ffn_width": 0, "size": 1}]}, r"unknown: `layers\[0\].size`"),

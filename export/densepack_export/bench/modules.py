@@ -89,7 +89,7 @@ def _load(name: SideName, bundle: Bundle | None) -> _Loaded:
         return _Loaded(module, texts_of_bundle(bundle), random_weights=True)
     checkpoint = load_checkpoint(name.source)
     module = pack(checkpoint)
-    texts = Texts(checkpoint.tokenizer_json, min(MAX_LENGTH, module.structure.max_position_embeddings))
+    texts = Texts(checkpoint.tokenizer_json, min(MAX_LENGTH, module.structure.longest_input))
     return _Loaded(_random(module.structure, dense=True) if name.dense else module, texts, random_weights=name.dense)
 
 

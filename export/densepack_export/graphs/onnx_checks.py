@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from densepack_runtime.errors import ExportError
-from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Precision
+from densepack_runtime.sessions.session import OUTPUT_NAMES, Precision, inputs_among
 
 AXES = ("batch", "sequence")
 # Operators whose inputs and output decide what a matrix product costs.
@@ -104,8 +104,9 @@ def _infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _interface_faults(model: ir.Model) -> Iterator[str]:
+    inputs = inputs_among(str(value.name) for value in model.graph.inputs)
     for values, names, dtype in (
-        (model.graph.inputs, INPUT_NAMES, ir.DataType.INT64),
+        (model.graph.inputs, inputs, ir.DataType.INT64),
         (model.graph.outputs, OUTPUT_NAMES, ir.DataType.FLOAT),
     ):
         found = tuple(value.name for value in values)

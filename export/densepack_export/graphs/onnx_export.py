@@ -119,7 +119,7 @@ def export_onnx(packed: PackedBertForQuestionAnswering, path: Path, *, precision
 
 def export_shapes(structure: Structure) -> list[tuple[int, int]]:
     """(batch, length) to run after every export: the smallest, odd ones, more rows than tokens, the longest."""
-    longest = structure.max_position_embeddings
+    longest = structure.longest_input
     shapes = [(1, 1), (3, 17), (7, 3), (1, 128), (2, 512)]
     return list(dict.fromkeys((batch, min(length, longest)) for batch, length in shapes))
 
@@ -134,7 +134,7 @@ def random_batch(structure: Structure, batch: int, length: int, *, seed: int = 0
     return Batch(
         input_ids=random.integers(0, structure.vocab_size, size=(batch, length)) * mask,
         attention_mask=mask,
-        token_type_ids=random.integers(0, structure.type_vocab_size, size=(batch, length)) * mask,
+        token_type_ids=random.integers(0, max(1, structure.type_vocab_size), size=(batch, length)) * mask,
     )
 
 

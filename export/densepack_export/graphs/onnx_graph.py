@@ -23,7 +23,7 @@ from densepack_export.graphs.onnx_names import name_folded_parameters, name_grap
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_runtime.errors import ExportError
 from densepack_runtime.host.versions import package_versions
-from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Precision
+from densepack_runtime.sessions.session import OUTPUT_NAMES, Precision, graph_inputs
 
 # 20 is the first opset with Gelu as one operator (LayerNormalization came with 17).
 OPSET = 20
@@ -32,9 +32,10 @@ _EXAMPLE_SHAPE = (2, 8)
 
 
 def graph_from_module(packed: PackedBertForQuestionAnswering, precision: Precision) -> ir.Model:
-    """The module as an ONNX graph: inputs int64 [batch, sequence], outputs float32 [batch, sequence], opset 20.
+    """The module as an ONNX graph: int64 [batch, sequence] in, float32 [batch, sequence] out, opset 20.
 
-    Raises ExportError when the module is not in float32 or the exporter fails.
+    Token types are an input where the model is fed with them. Raises ExportError when the module is not in float32 or
+    the exporter fails.
     """
     dtype = packed.qa_outputs.weight.dtype
     if dtype != torch.float32:
@@ -48,9 +49,10 @@ def graph_from_module(packed: PackedBertForQuestionAnswering, precision: Precisi
 
 def _trace(module: PackedBertForQuestionAnswering) -> ir.Model:
     batch = torch.export.Dim("batch")
-    sequence = torch.export.Dim("sequence", max=module.structure.max_position_embeddings)
-    # Three tensors, not one: the exporter takes the same object for the same input.
-    example = tuple(torch.zeros(_EXAMPLE_SHAPE, dtype=torch.int64) for _ in INPUT_NAMES)
+    sequence = torch.export.Dim("sequence", max=module.structure.longest_input)
+    inputs = graph_inputs(module.structure.token_types)
+    # A tensor for each, not one: the exporter takes the same object for the same input.
+    example = tuple(torch.zeros(_EXAMPLE_SHAPE, dtype=torch.int64) for _ in inputs)
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
@@ -58,9 +60,9 @@ def _trace(module: PackedBertForQuestionAnswering) -> ir.Model:
                 example,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=list(INPUT_NAMES),
+                input_names=list(inputs),
                 output_names=list(OUTPUT_NAMES),
-                dynamic_shapes=({0: batch, 1: sequence},) * len(INPUT_NAMES),
+                dynamic_shapes=({0: batch, 1: sequence},) * len(inputs),
                 optimize=False,
                 verbose=False,
             )

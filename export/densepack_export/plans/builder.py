@@ -24,7 +24,7 @@ from densepack_runtime.host.files import new_file, sha256_of
 from densepack_runtime.host.flavours import FLAVOURS, Flavour
 from densepack_runtime.host.gpus import Gpu
 from densepack_runtime.host.here import Host
-from densepack_runtime.sessions.session import INPUT_NAMES, Precision
+from densepack_runtime.sessions.session import INPUT_NAMES, Precision, inputs_among
 from densepack_runtime.sessions.shapes import Profile
 from densepack_runtime.tensorrt_plans.log import TensorRTLog, captured_log
 from densepack_runtime.tensorrt_plans.module import TensorRT, TensorRTForRTX, is_rtx, load_tensorrt
@@ -232,7 +232,7 @@ def _configure(
         raise InputError("an engine needs at least one profile of batch and length")
     config = builder.create_builder_config()
     names = [network.get_input(index).name for index in range(network.num_inputs)]
-    if sorted(names) != sorted(INPUT_NAMES):
+    if sorted(names) != sorted(inputs_among(names)):
         raise EngineBuildError(f"the graph has the inputs {', '.join(names)}; expected are {', '.join(INPUT_NAMES)}")
     for profile in profiles:
         shapes = builder.create_optimization_profile()

@@ -153,9 +153,10 @@ def _graph_side(name: str, model: ir.Model, precision: Precision, opened: ExitSt
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = runtime.InferenceSession(str(path), sess_options=options, providers=["CPUExecutionProvider"])
     names = [value.name for value in points.values()]
+    inputs = [tensor.name for tensor in session.get_inputs()]
 
     def hidden(batch: Batch) -> Hidden:
-        values = session.run(names, batch.arrays())
+        values = session.run(names, batch.arrays(inputs))
         return {point: value.astype(np.float32) for point, value in zip(points, values, strict=True)}
 
     return Side(name, precision, hidden)

@@ -130,10 +130,11 @@ def _run(graph: ir.Model, count: int, batches: Iterable[Batch]) -> tuple[NDArray
     content = ir.serde.serialize_model(graph).SerializeToString()
     session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     del content
+    inputs = [tensor.name for tensor in session.get_inputs()]
     names = [*OUTPUT_NAMES, *(f"{operator}_{index}" for index in range(count) for operator in _EXTREMES)]
     largest, windows = np.zeros(count, dtype=np.float32), 0
     for batch in batches:
-        start, end, *extremes = session.run(names, batch.arrays())
+        start, end, *extremes = session.run(names, batch.arrays(inputs))
         if not (np.isfinite(start).all() and np.isfinite(end).all()):
             raise ParityError("logits are not finite even in float32: the weights of this checkpoint are damaged")
         magnitudes = np.abs(np.asarray(extremes, dtype=np.float32)).reshape(count, len(_EXTREMES)).max(axis=1)

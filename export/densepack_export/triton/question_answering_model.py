@@ -34,6 +34,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
         self._engine: str = settings["engine"]
+        self._inputs: list[str] = settings["inputs"]
         self._batches: dict[str, int] = settings["batches"]
         self._rules = SpanRules(**settings["rules"])
         self._truncate_question: bool = settings["truncate_question"]
@@ -52,7 +53,7 @@ class TritonPythonModel:
 
     def _answered(self, pool: Pool) -> Iterator[Answer | DensepackError]:
         """The best answers of a pool in order. A batch that fails costs the questions with windows in it, no others."""
-        ranker = self._rules.ranker(pool.contexts, pool.first, self._windower.continues_word)
+        ranker = self._rules.ranker(pool.contexts, pool.first)
         failed: dict[int, DensepackError] = {}
         for batch in length_sorted_batches(
             pool.windows(),
@@ -75,7 +76,7 @@ class TritonPythonModel:
         request = pb_utils.InferenceRequest(
             model_name=self._engine,
             requested_output_names=list(OUTPUT_NAMES),
-            inputs=[pb_utils.Tensor(name, array) for name, array in batch.arrays().items()],
+            inputs=[pb_utils.Tensor(name, array) for name, array in batch.arrays(self._inputs).items()],
             preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
         )
         try:

@@ -122,6 +122,7 @@ def _write_question_answering(folder: Path, bundle: Bundle, engine: EngineModel,
     }
     settings = {
         "engine": options.engine_name,
+        "inputs": [tensor.name for tensor in bundle.manifest.inputs],
         "windows": {"max_length": bundle.manifest.max_length, "doc_stride": bundle.manifest.doc_stride},
         "batches": {
             "token_budget": engine.batching.token_budget,

@@ -52,4 +52,12 @@ BERT = Family(
     ignored=re.compile(r"(.*\.)?position_ids|(.*\.)?pooler\..*"),
     encoders=("BertModel", "BertForMaskedLM", "BertForPreTraining"),
     pretraining_heads=re.compile(r"cls\."),
+    # The others are its class by another name.
+    tokenizer_classes=(
+        "BertTokenizer",
+        "LayoutLMTokenizer",
+        "LxmertTokenizer",
+        "MobileBertTokenizer",
+        "SqueezeBertTokenizer",
+    ),
 )

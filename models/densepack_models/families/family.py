@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -21,10 +21,13 @@ class Family:
     """One family, as data.
 
     `model_type` and `architecture` are what config.json says. `config_keys` are its keys by the fields of `Structure`,
-    `defaults` what it means by a key that is left out. `modules` are names by the packed module's, `{}` in both the
-    number of a layer; in files they stand behind `prefix`. The answer head is "qa_outputs" in all families, without a
-    prefix. `older_spellings` are replaced in names; tensors whose name `ignored` matches do not count. `encoders` are
-    the architectures of pretrained encoders, and `pretraining_heads` what some of them have on top.
+    `defaults` what it means by a key that is left out, `fixed` the fields that it has no key for. `modules` are names
+    by the packed module's, `{}` in both the number of a layer; in files they stand behind `prefix`. The answer head is
+    "qa_outputs" in all families, without a prefix. `older_spellings` are replaced in names; tensors whose name
+    `ignored` matches do not count. `encoders` are the architectures of pretrained encoders, and `pretraining_heads`
+    what some of them have on top. `tokenizer_classes` are the classes of transformers (without "Fast") that make words
+    or spaces by tokenizer_config.json; `sentencepiece` is that of transformers.convert_slow_tokenizer that reads the
+    family's sentencepiece.bpe.model.
     """
 
     model_type: str
@@ -37,6 +40,9 @@ class Family:
     ignored: re.Pattern[str]
     encoders: tuple[str, ...]
     pretraining_heads: re.Pattern[str]
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    tokenizer_classes: tuple[str, ...] = ()
+    sentencepiece: str = ""
 
     def canonical_name(self, name: str) -> str:
         """The packed module's name for what a file calls `name`; what the family does not know keeps its name."""

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from densepack_models.families.family import Family
 from densepack_models.formats.config import (
-    SUPPORTED,
     architecture_names,
     family_of,
     pruned_heads,
     read_config,
     structure_from_config,
+    supported,
 )
 from densepack_models.formats.hub import Location, fetch_weights, locate_checkpoint
 from densepack_models.formats.new_head import with_new_head
@@ -42,10 +42,10 @@ from densepack_models.formats.tensors import (
     tensor_faults,
     value_faults,
 )
-from densepack_models.formats.tokenizer import read_tokenizer
+from densepack_models.formats.tokenizer import check_layout, read_tokenizer
 from densepack_models.formats.training_masks import apply_masks, has_mask_scores
 from densepack_models.formats.weight_files import find_weight_files, read_tensors, weights_sha256
-from densepack_runtime.errors import CheckpointError, joined
+from densepack_runtime.errors import CheckpointError, InputError, joined
 from densepack_runtime.structure import Positions, Structure
 
 STRUCTURE_FILE = "structure.json"
@@ -105,12 +105,15 @@ def load_checkpoint(
     location = locate_checkpoint(path_or_hub_id, revision)
     config = read_config(location.folder)
     packed = (location.folder / STRUCTURE_FILE).is_file()
+    sizes = structure_from_config(config)
     tokenizer_json, told = read_tokenizer(
         location.folder,
-        structure_from_config(config).vocab_size,
+        sizes.vocab_size,
         tokenizer_class=config.get("tokenizer_class"),
         packed=packed,
+        sentencepiece=family_of(config).sentencepiece,
     )
+    check_layout(tokenizer_json, sizes)
     fetch_weights(location)
     files = find_weight_files(location.folder)
     stored = read_tensors(files)
@@ -120,6 +123,16 @@ def load_checkpoint(
     parts = (_read_packed if packed else _read_any)(location, config, stored)
     parts["notes"] = (*notes, *parts["notes"], *told)
     return Checkpoint(**parts, tokenizer_json=tokenizer_json, source=location.source, sha256=weights_sha256(files))
+
+
+def refuse_longer_windows(checkpoint: Checkpoint, max_length: int) -> None:
+    """Raise InputError where a window would be longer than the model can read."""
+    longest = checkpoint.blank.longest_input
+    if max_length > longest:
+        raise InputError(
+            f"windows of {max_length} tokens are longer than {checkpoint.source} can read: lower --max-length to "
+            f"{longest}"
+        )
 
 
 def _read_any(location: Location, config: dict[str, Any], stored: dict[str, Tensor]) -> dict[str, Any]:
@@ -200,7 +213,7 @@ def _refuse(location: Location, config: dict[str, Any], tensors: dict[str, Tenso
         names = joined(architecture_names(config), ", ") or "the model"
         if family.architecture not in names:
             cure = "densepack finetune trains one; " if names in family.encoders else ""
-            raise CheckpointError(f"{names} in {location.source} has no question-answering head: {cure}{SUPPORTED}")
+            raise CheckpointError(f"{names} in {location.source} has no question-answering head: {cure}{supported()}")
     raise CheckpointError(
         f"the checkpoint {location.source} cannot be used, its tensors are at fault in {len(faults)} places"
         f"{prefix_hint(family, tensors)}: {joined(faults)}"

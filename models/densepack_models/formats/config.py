@@ -31,16 +31,20 @@ from densepack_runtime.structure import (
 ACTIVATION_ALIASES = {"gelu_python": "gelu", "gelu_pytorch_tanh": "gelu_new"}
 ACTIVATIONS = get_args(Activation)
 LAYER_NORM_TYPES = get_args(LayerNormType)
-SUPPORTED = (
-    f"densepack reads {', '.join(family.architecture for family in FAMILIES)} only (model_type "
-    f"{', '.join(repr(family.model_type) for family in FAMILIES)}, an encoder with absolute positions, "
-    f"hidden_act {', '.join((*ACTIVATIONS, *ACTIVATION_ALIASES))}, layer_norm_type {' or '.join(LAYER_NORM_TYPES)})"
-)
+
+
+def supported() -> str:
+    """What can be read, in words."""
+    return (
+        f"densepack reads {', '.join(family.architecture for family in FAMILIES)} only (model_type "
+        f"{', '.join(repr(family.model_type) for family in FAMILIES)}, an encoder with absolute positions, "
+        f"hidden_act {', '.join((*ACTIVATIONS, *ACTIVATION_ALIASES))}, layer_norm_type {' or '.join(LAYER_NORM_TYPES)})"
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The configuration of the checkpoint in `folder`, judged and completed. Raises CheckpointError."""
-    config = read_json_object(folder / "config.json", f"it is needed to read a checkpoint; {SUPPORTED}")
+    config = read_json_object(folder / "config.json", f"it is needed to read a checkpoint; {supported()}")
     return judged_config(config)
 
 
@@ -48,15 +52,15 @@ def judged_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with defaults filled in and activation aliases resolved. Raises CheckpointError with all faults."""
     family = family_of(config)
     complete: dict[str, Any] = {**family.defaults, **config}
-    faults = [*_size_faults(complete, family.config_keys), *_kind_faults(complete, family.config_keys)]
-    if not faults:
+    faults = [*_size_faults(complete, family), *_kind_faults(complete, family.config_keys)]
+    if not faults and not (faults := _pad_faults(complete, family.config_keys)):
         _, faults = _parse_pruned_heads(complete, structure_from_config(complete))
-        faults += _pad_faults(complete, family.config_keys)
     if faults:
         raise CheckpointError(f"config.json cannot be used: {joined(faults)}")
-    activation, eps = family.config_keys["hidden_act"], family.config_keys["layer_norm_eps"]
+    activation = family.config_keys["hidden_act"]
     complete[activation] = ACTIVATION_ALIASES.get(complete[activation], complete[activation])
-    complete[eps] = float(complete[eps])
+    if (eps := family.config_keys.get("layer_norm_eps")) is not None:
+        complete[eps] = float(complete[eps])
     return complete
 
 
@@ -69,7 +73,7 @@ def family_of(config: Mapping[str, Any]) -> Family:
         if model_type == family.model_type and (not names or any(name.startswith(model) for name in names)):
             return family
     seen = f"model_type {shortened(config.get('model_type'))}" + (f", {', '.join(names)}" if names else "")
-    raise CheckpointError(f"this model is of an unsupported architecture ({joined([seen])}): {SUPPORTED}")
+    raise CheckpointError(f"this model is of an unsupported architecture ({joined([seen])}): {supported()}")
 
 
 def architecture_names(config: Mapping[str, Any]) -> list[str]:
@@ -80,8 +84,9 @@ def architecture_names(config: Mapping[str, Any]) -> list[str]:
 
 def structure_from_config(config: Mapping[str, Any]) -> Structure:
     """Sizes and kinds of the model that a judged configuration describes, with nothing in its layers."""
-    keys = family_of(config).config_keys
-    fields = {field: config[key] for field, key in keys.items() if key in config}
+    family = family_of(config)
+    fields: dict[str, Any] = {**family.fixed}
+    fields |= {field: config[key] for field, key in family.config_keys.items() if key in config}
     return Structure(layers=(LayerStructure((), (), 0),) * fields.pop("num_layers"), **fields)
 
 
@@ -89,9 +94,10 @@ def config_from_structure(structure: Structure, family: Family) -> dict[str, Any
     """A transformers configuration with the sizes and kinds of a structure."""
     config = {key: getattr(structure, field) for field, key in family.config_keys.items()}
     if structure.layer_norm_type == "layer_norm":  # transformers knows no other
-        del config[family.config_keys["layer_norm_type"]]
+        config.pop(family.config_keys.get("layer_norm_type", ""), None)
     named = {"architectures": [family.architecture], "model_type": family.model_type}
-    return config | named | {"position_embedding_type": "absolute", "pad_token_id": 0}
+    pad = 0 if structure.position_pad_id is None else structure.position_pad_id
+    return config | named | {"position_embedding_type": "absolute", "pad_token_id": pad}
 
 
 def pruned_heads(config: Mapping[str, Any]) -> dict[int, frozenset[int]]:
@@ -100,31 +106,34 @@ def pruned_heads(config: Mapping[str, Any]) -> dict[int, frozenset[int]]:
     return heads
 
 
-def _size_faults(config: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
-    faults = []
+def _size_faults(config: Mapping[str, Any], family: Family) -> list[str]:
+    keys, faults = family.config_keys, []
     for field, (_, most) in SIZES.items():
-        name = keys[field]
+        name = keys.get(field)
+        if name is None:
+            continue
         if name not in config:
             faults.append(f"{name} is missing")
         elif type(config[name]) is not int or not 1 <= config[name] <= most:
             faults.append(f"{name} is {shortened(config[name])}, a whole number above 0 and up to {most} is needed")
     if faults:
         return faults
-    hidden, heads, types = keys["hidden_size"], keys["num_attention_heads"], keys["type_vocab_size"]
+    hidden, heads = keys["hidden_size"], keys["num_attention_heads"]
     if config[hidden] % config[heads]:
         faults.append(f"{hidden} {config[hidden]} is not a multiple of {heads} {config[heads]}")
-    if config[types] < 2:
+    fed = family.fixed.get("token_types", "fed") == "fed"
+    if fed and config[types := keys["type_vocab_size"]] < 2:
         faults.append(f"{types} is 1, question answering needs 2 token types")
     return faults
 
 
 def _kind_faults(config: Mapping[str, Any], keys: Mapping[str, str]) -> list[str]:
     faults = []
-    activation, eps = config[keys["hidden_act"]], config[keys["layer_norm_eps"]]
-    norm = config.get(keys["layer_norm_type"], "layer_norm")
+    activation, eps = config[keys["hidden_act"]], config.get(keys.get("layer_norm_eps", ""), LARGEST_NORM_EPS)
+    norm = config.get(keys.get("layer_norm_type", ""), "layer_norm")
     if activation not in (*ACTIVATIONS, *ACTIVATION_ALIASES):
         supported = ", ".join((*ACTIVATIONS, *ACTIVATION_ALIASES))
-        faults.append(f"hidden_act {shortened(activation)} is not supported, only {supported}")
+        faults.append(f"{keys['hidden_act']} {shortened(activation)} is not supported, only {supported}")
     if norm not in LAYER_NORM_TYPES:
         faults.append(f"layer_norm_type {shortened(norm)} is not supported, only {' and '.join(LAYER_NORM_TYPES)}")
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps <= LARGEST_NORM_EPS:

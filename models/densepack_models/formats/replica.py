@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from densepack_models.families.bert import BERT
+from densepack_models.families import FAMILIES
 from densepack_models.formats.config import config_from_structure
 from densepack_models.formats.json_files import write_json, write_text
 from densepack_models.formats.tensors import (
@@ -88,7 +88,7 @@ def random_checkpoint(
     on the hub: README.md, config.json, weights, vocab.txt, tokenizer_config.json, special_tokens_map.json.
     """
     tokenizer_json = tokenizer_json or letter_tokenizer(structure.vocab_size)
-    tensors = BERT.file_names(laid_out(structure, random_tensors(structure, seed=seed), layout))
+    tensors = FAMILIES[0].file_names(laid_out(structure, random_tensors(structure, seed=seed), layout))
     with new_folder(Path(folder)) as temporary:
         write_json(temporary / "config.json", layout_config(structure, layout))
         write_weights(temporary, {name: tensor.to(dtype) for name, tensor in tensors.items()}, weights, shards)
@@ -127,9 +127,9 @@ def laid_out(structure: Structure, tensors: Mapping[str, Tensor], layout: Layout
 
 def layout_config(structure: Structure, layout: Layout) -> dict[str, Any]:
     """config.json for a layout, without the mark that densepack's own writer leaves."""
-    config = config_from_structure(structure, BERT)
+    config = config_from_structure(structure, FAMILIES[0])
     if layout == "published":
-        config["pruned_heads"] = published_config(structure, BERT)["pruned_heads"]
+        config["pruned_heads"] = published_config(structure, FAMILIES[0])["pruned_heads"]
     return config
 
 

@@ -98,13 +98,16 @@ def structure_widths(structure: Structure) -> list[LayerWidths]:
 
 def expected_shapes(sizes: Structure, widths: Sequence[LayerWidths]) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor of a model whose layers have these widths."""
-    hidden = sizes.hidden_size
+    hidden, embedded = sizes.hidden_size, sizes.embedding_width
     shapes: dict[str, tuple[int, ...]] = {
-        "embeddings.word.weight": (sizes.vocab_size, hidden),
-        "embeddings.position.weight": (sizes.max_position_embeddings, hidden),
-        "embeddings.token_type.weight": (sizes.type_vocab_size, hidden),
-        **_norm_shapes("embeddings.norm", hidden),
+        "embeddings.word.weight": (sizes.vocab_size, embedded),
+        "embeddings.position.weight": (sizes.max_position_embeddings, embedded),
     }
+    if sizes.token_types != "none":
+        shapes["embeddings.token_type.weight"] = (sizes.type_vocab_size, embedded)
+    shapes |= _norm_shapes("embeddings.norm", embedded)
+    if sizes.is_projected:
+        shapes |= _linear_shapes("embeddings.project", hidden, embedded)
     for index, width in enumerate(widths):
         layer = f"layer.{index}"
         for name in QKV:

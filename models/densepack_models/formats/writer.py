@@ -24,13 +24,19 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from densepack_models.families.bert import BERT
+from densepack_models.families import FAMILIES
 from densepack_models.families.family import Family
 from densepack_models.formats.checkpoint import MARK, STRUCTURE_FILE
 from densepack_models.formats.config import config_from_structure, family_of
 from densepack_models.formats.json_files import read_json_object, write_json, write_text
 from densepack_models.formats.tensors import HEAD_AXES, UNIT_AXES, spread
-from densepack_models.formats.tokenizer import SPECIAL_TOKENS, tokenizer_config, vocabulary_lines
+from densepack_models.formats.tokenizer import (
+    SPECIAL_TOKENS,
+    finished_tokenizer_config,
+    is_wordpiece,
+    tokenizer_config,
+    vocabulary_lines,
+)
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.weights import tensors_from_module
 from densepack_runtime.errors import CheckpointError, InputError
@@ -50,7 +56,7 @@ def write_packed(
     packed: PackedBertForQuestionAnswering, folder: str | Path, *, tokenizer_json: str, overwrite: bool = False
 ) -> None:
     """Write densepack's own format. Raises InputError when `folder` exists and may not be replaced."""
-    config = packed.config or config_from_structure(packed.structure, BERT)
+    config = packed.config or config_from_structure(packed.structure, FAMILIES[0])
     stored = family_of(config).file_names(tensors_from_module(packed))
     with new_folder(Path(folder), replaces=strangers_in if overwrite else None) as temporary:
         write_json(temporary / "config.json", config)
@@ -89,7 +95,7 @@ def new_transformers(
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype} cannot be written, only {' and '.join(map(str, DTYPES))}")
     structure = packed.structure
-    config = packed.config or config_from_structure(structure, BERT)
+    config = packed.config or config_from_structure(structure, FAMILIES[0])
     family = family_of(config)
     published = family.file_names(published_tensors(structure, tensors_from_module(packed)))
     stored = {name: tensor.to(dtype) for name, tensor in published.items()}
@@ -102,7 +108,7 @@ def new_transformers(
         write_json(temporary / "config.json", config)
         save_tensors(stored, temporary / "model.safetensors")
         write_text(temporary / "tokenizer.json", tokenizer_json)
-        write_tokenizer_files(temporary, tokenizer_json, structure.max_position_embeddings)
+        write_tokenizer_files(temporary, tokenizer_json, structure.longest_input)
         yield temporary
 
 
@@ -162,7 +168,10 @@ def published_config(structure: Structure, family: Family) -> dict[str, Any]:
 
 
 def write_tokenizer_files(folder: Path, tokenizer_json: str, max_length: int) -> None:
-    """The files beside tokenizer.json that older tools read: vocab.txt and two settings files."""
+    """The files beside tokenizer.json that other tools read: settings, and for WordPiece vocab.txt."""
+    if not is_wordpiece(tokenizer_json):
+        write_json(folder / "tokenizer_config.json", finished_tokenizer_config(tokenizer_json, max_length))
+        return
     write_text(folder / "vocab.txt", "".join(f"{token}\n" for token in vocabulary_lines(tokenizer_json)))
     write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer_json, max_length))
     write_json(folder / "special_tokens_map.json", SPECIAL_TOKENS)

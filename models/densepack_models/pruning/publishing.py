@@ -20,7 +20,6 @@ from densepack_models.formats.json_files import write_text
 from densepack_models.formats.writer import RECORD, new_transformers
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import logit_difference, pack
-from densepack_runtime.errors import InputError
 from densepack_runtime.question_answering.squad import SquadDataset
 
 
@@ -69,13 +68,3 @@ def run_record(
 
 def write_record(folder: Path, record: dict[str, Any], result: dict[str, Any]) -> None:
     write_text(folder / RECORD, json.dumps(record | {"result": result}, indent=1) + "\n")
-
-
-def refuse_longer_windows(checkpoint: Checkpoint, max_length: int) -> None:
-    """Raise InputError where a window would be longer than the model can read."""
-    longest = checkpoint.blank.max_position_embeddings
-    if max_length > longest:
-        raise InputError(
-            f"windows of {max_length} tokens are longer than {checkpoint.source} can read: lower --max-length to "
-            f"{longest}"
-        )

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from densepack_models.formats.checkpoint import Checkpoint
+from densepack_models.formats.checkpoint import Checkpoint, refuse_longer_windows
 from densepack_models.formats.writer import LOG, strangers_in
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack
@@ -33,7 +33,7 @@ from densepack_models.pruning.filling import fill_zeros
 from densepack_models.pruning.fisher import gate_importance, set_scores
 from densepack_models.pruning.masked import MaskSettings
 from densepack_models.pruning.options import PruningOptions, TrainingOptions
-from densepack_models.pruning.publishing import published, refuse_longer_windows, run_record, write_record
+from densepack_models.pruning.publishing import published, run_record, write_record
 from densepack_models.pruning.student import (
     Student,
     packed_student,
@@ -243,7 +243,7 @@ def _evaluator(start: Checkpoint, run: Run) -> Evaluator | None:
         start.tokenizer_json,
         device=chosen_device(run.training),
         autocast=AUTOCAST[run.training.precision],
-        longest=start.blank.max_position_embeddings,
+        longest=start.blank.longest_input,
     )
 
 

@@ -1,4 +1,4 @@
-"""The module that is trained: transformers' own BERT, each layer as narrow as the checkpoint's, and back to files.
+"""The module that is trained: transformers' own, each layer as narrow as the checkpoint's, and back to files.
 
 Training wants transformers' forward (dropout, fused attention), and states of a training are saved under its names.
 Everything here asks for its parts by the packed module's names.
@@ -16,7 +16,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from transformers import BertForQuestionAnswering
 
 from densepack_models.formats.checkpoint import Checkpoint
 from densepack_models.formats.tensors import QKV
@@ -30,18 +29,24 @@ from densepack_models.weights import tensors_from_module
 from densepack_runtime.structure import Structure
 
 
-class NoHeads(nn.Module):
-    """Self-attention without a head: nothing to project."""
-
-    def forward(self, hidden: Tensor, *_: object, **__: object) -> tuple[Tensor, None]:
-        return hidden[..., :0], None
-
-
 class NoUnits(nn.Module):
-    """An FFN without a unit."""
+    """An FFN without a unit. `output` is what its output projection is called, where that is a part of it."""
+
+    def __init__(self, output: str | None) -> None:
+        super().__init__()
+        self._output = output
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return hidden[..., :0]
+        empty = hidden[..., :0]
+        constant: Tensor = empty if self._output is None else self.get_submodule(self._output)(empty)
+        return constant
+
+
+class NoHeads(NoUnits):
+    """Self-attention without a head, in the same way."""
+
+    def forward(self, hidden: Tensor, *_: object, **__: object) -> tuple[Tensor, None]:  # type: ignore[override]
+        return super().forward(hidden), None
 
 
 class ConstantDense(nn.Module):
@@ -56,12 +61,12 @@ class ConstantDense(nn.Module):
 
 
 class Student(nn.Module):
-    """transformers' BERT in the shape of `structure`, with masks on its linear layers or without.
+    """transformers' module in the shape of `structure`, with masks on its linear layers or without.
 
     `start` is the checkpoint that it was made from, without its tensors.
     """
 
-    def __init__(self, bert: BertForQuestionAnswering, structure: Structure, start: Checkpoint) -> None:
+    def __init__(self, bert: nn.Module, structure: Structure, start: Checkpoint) -> None:
         super().__init__()
         self.bert = bert
         self.structure = structure
@@ -72,7 +77,8 @@ class Student(nn.Module):
         """int64 [B, S] in; start and end logits out, [B, S] each."""
         if self.masks is not None:
             self.masks.refresh(noisy=self.training)
-        output = self.bert(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        types = {"token_type_ids": token_type_ids} if self.structure.token_types == "fed" else {}
+        output = self.bert(input_ids=input_ids, attention_mask=attention_mask, **types)
         return output.start_logits, output.end_logits
 
     def linear(self, name: str) -> nn.Linear:
@@ -86,7 +92,7 @@ def student_from_checkpoint(checkpoint: Checkpoint, masks: MaskSettings | None =
     """Pack the checkpoint exactly and build its trainable module; with `masks`, nothing is masked yet."""
     with torch.random.fork_rng(devices=[]):  # modules are born random, and a run must not depend on that
         packed = pack(checkpoint)
-        bert = reference_module(checkpoint).bert
+        bert = reference_module(checkpoint).model
         student = student_from_tensors(bert, packed.structure, checkpoint, tensors_from_module(packed))
     if masks is not None:
         student.masks = attach_masks(student.linear, packed.structure, masks)
@@ -94,7 +100,7 @@ def student_from_checkpoint(checkpoint: Checkpoint, masks: MaskSettings | None =
 
 
 def student_from_tensors(
-    bert: BertForQuestionAnswering, structure: Structure, start: Checkpoint, tensors: dict[str, Tensor]
+    bert: nn.Module, structure: Structure, start: Checkpoint, tensors: dict[str, Tensor]
 ) -> Student:
     """Narrow a full-size module to a structure, and give it the tensors of that shape."""
     student = Student(bert, structure, start)
@@ -107,15 +113,19 @@ def student_from_tensors(
     return student
 
 
-def _narrow(student: Student, inner: Sequence[str], outer: str, width: int, nothing: Callable[[], nn.Module]) -> None:
+def _narrow(
+    student: Student, inner: Sequence[str], outer: str, width: int, nothing: Callable[[str | None], nn.Module]
+) -> None:
     """Give a block `width` between its inner and outer projections; at 0 `nothing` is there, and a constant."""
     hidden = student.structure.hidden_size
     if width == student.linear(outer).in_features:
         return
     if width == 0:
         whole, _, _ = student.start.family.file_name(inner[0]).rpartition(".")
-        _replace(student.bert, whole, nothing())
-        _replace(student.bert, student.start.family.file_name(outer), ConstantDense(hidden))
+        constant = student.start.family.file_name(outer)
+        inside = constant.removeprefix(f"{whole}.") if constant.startswith(f"{whole}.") else None
+        _replace(student.bert, whole, nothing(inside))
+        _replace(student.bert, constant, ConstantDense(hidden))
         return
     for name in inner:
         _replace(student.bert, student.start.family.file_name(name), nn.Linear(hidden, width))

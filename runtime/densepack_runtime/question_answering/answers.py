@@ -10,7 +10,7 @@ over all its windows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
@@ -67,13 +67,9 @@ class SpanRules:
         """These rules with room for `count` answers."""
         return replace(self, n_best=max(self.n_best, count))
 
-    def ranker(self, contexts: Sequence[str], first: int, _: ContinuesWord) -> Ranker:
+    def ranker(self, contexts: Sequence[str], first: int) -> Ranker:
         """What ranks the answers to questions about these contexts, of which `first` is the number of the first."""
         return _SpanRanker(self, contexts, first)
-
-
-ContinuesWord = Callable[[NDArray[np.int32]], NDArray[np.bool_]]
-"""Which of these token ids continue the word of the token before them (`Windower.continues_word`)."""
 
 
 class Ranker(Protocol):
@@ -95,7 +91,7 @@ class Rules(Protocol):
         """These rules for `count` answers a question."""
         ...
 
-    def ranker(self, contexts: Sequence[str], first: int, continues_word: ContinuesWord, /) -> Ranker:
+    def ranker(self, contexts: Sequence[str], first: int, /) -> Ranker:
         """What ranks the answers to questions about these contexts, of which `first` is the number of the first."""
         ...
 

@@ -1,10 +1,11 @@
 """How a question and a context are joined for a tokenizer: which special tokens stand where.
 
-[CLS] question [SEP] context [SEP], token types 0 up to the first [SEP] and 1 behind it.
+[CLS] question [SEP] context [SEP] with some, <s> question </s></s> context </s> with others.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,32 +18,65 @@ from densepack_runtime.errors import InputError, joined
 from densepack_runtime.structure import SIZES
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
-SPECIAL_TOKENS = 3  # [CLS] question [SEP] context [SEP]
-_UNKNOWN = "\u2e3b"  # a dash three letters wide, which no vocabulary is likely to have
+PADDING = ("[PAD]", "<pad>")
+# A letter, and a dash three letters wide, which no vocabulary is likely to have: some tokenizers drop what they do not
+# know.
+_PROBE = "a \u2e3b"
 
 
 @dataclass(frozen=True, slots=True)
 class PairFormat:
-    """Ids of the special tokens, and by token id whether it continues the word before it, bool [V]."""
+    """Ids of the special tokens: `prefix` (one) before the question, `middle` (one or more) behind it, `suffix` (one)
+    behind the context, int32. `pad` fills batches, 0 where the tokenizer has no such token. `context_type` is the token
+    type of the context and all behind it; before it, it is 0.
+    """
 
-    cls: int
-    sep: int
+    prefix: NDArray[np.int32]
+    middle: NDArray[np.int32]
+    suffix: NDArray[np.int32]
     pad: int
-    continues_word: NDArray[np.bool_]
+    context_type: int
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> PairFormat:
-        """Read off an encoded empty pair. Raises InputError when the tokenizer is not one of BERT's."""
+        """Read off an encoded pair. Raises InputError when it is joined in no way that is known here."""
+        highest = max(tokenizer.get_vocab().values(), default=0)
+        if highest >= SIZES["vocab_size"][1]:
+            raise InputError(f"the tokenizer has ids up to {highest:,}, and no model has so many words")
         with tokenizer_errors("the tokenizer cannot be used"):
-            empty = tokenizer.encode("", "")
-        if len(empty.ids) != SPECIAL_TOKENS or empty.ids[1] != empty.ids[2] or empty.type_ids != [0, 0, 1]:
+            probe = tokenizer.encode(_PROBE, _PROBE)
+        places = _special_places(probe)
+        context_type = probe.type_ids[-1]
+        behind = len(probe.ids) - places[1].stop
+        types = [0] * places[1].stop + [context_type] * behind
+        if probe.type_ids != types or context_type not in (0, 1):
             raise InputError(
-                f"the tokenizer is not one of BERT's: an empty pair gives ids {empty.ids} with types "
-                f"{empty.type_ids}, and [CLS] [SEP] [SEP] with types [0, 0, 1] is needed"
+                f"the tokenizer gives a pair the token types {probe.type_ids}: 0 for the question and 0 or 1 for the "
+                "context are needed"
             )
-        return cls(empty.ids[0], empty.ids[1], tokenizer.token_to_id("[PAD]") or 0, _continuations(tokenizer))
+        prefix, middle, suffix = (np.array(probe.ids[place], dtype=np.int32) for place in places)
+        pads = [pad for token in PADDING if (pad := tokenizer.token_to_id(token)) is not None]
+        return cls(prefix, middle, suffix, pads[0] if pads else 0, context_type)
+
+    @property
+    def special_tokens(self) -> int:
+        """How many a window has."""
+        return len(self.prefix) + len(self.middle) + len(self.suffix)
+
+
+def _special_places(probe: Encoding) -> tuple[slice, slice, slice]:
+    """Where the special tokens of an encoded pair are: before the question, between the two, and behind the context."""
+    shape = "".join("s" if text is None else "qc"[text] for text in probe.sequence_ids)
+    found = re.fullmatch("(s)q+(s+)c+(s)", shape)
+    if found is None:
+        raise InputError(
+            f"the tokenizer joins a question and a context as {shape!r} (s for special tokens): one special token "
+            "before the question, some between, and one behind the context are needed"
+        )
+    first, second, third = (slice(*found.span(group)) for group in (1, 2, 3))
+    return first, second, third
 
 
 @contextmanager
@@ -64,15 +98,5 @@ def load_tokenizer(tokenizer_json: str) -> Tokenizer:
         tokenizer = Tokenizer.from_str(tokenizer_json)
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        tokenizer.encode("", _UNKNOWN)  # special tokens that are missing show only when they are needed
+        tokenizer.encode("", _PROBE)  # special tokens that are missing show only when they are needed
     return tokenizer
-
-
-def _continuations(tokenizer: Tokenizer) -> NDArray[np.bool_]:
-    vocabulary = tokenizer.get_vocab()
-    highest = max(vocabulary.values())
-    if highest >= SIZES["vocab_size"][1]:
-        raise InputError(f"the tokenizer has ids up to {highest:,}, and no model has so many words")
-    table = np.zeros(highest + 1, dtype=np.bool_)
-    table[[identity for token, identity in vocabulary.items() if token.startswith("##") and len(token) > 2]] = True
-    return table

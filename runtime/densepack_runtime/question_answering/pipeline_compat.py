@@ -5,10 +5,11 @@ rule in `answers.py`: a softmax over every window by itself ([CLS] takes part in
 of the two probabilities as score, at most 15 tokens, spans widened to whole words, and scores of spans with equal text
 added up. Behaviour as in transformers 4.57.
 
-    answers = pipeline_answers(context, windows, logits, continues_word, PipelineRules(top_k=5))
+    answers = pipeline_answers(context, windows, logits, PipelineRules(top_k=5))
 
-Spans of probability zero are left out; the pipeline filled up short lists with them, in no defined order.
-
+Spans of probability zero are left out; the pipeline filled up short lists with them, in no defined order. So are spans
+that begin or end at a [CLS] which the question spells: there the pipeline gave characters of the question as places in
+the context.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.errors import BackendError, InputError
-from densepack_runtime.question_answering.answers import Answer, ContinuesWord, Ranker
+from densepack_runtime.question_answering.answers import Answer, Ranker
 from densepack_runtime.sessions.session import Batch, Logits, Window
 
 _NOT_FINITE = "the model gave no finite logits for this question (densepack parity shows where)"
@@ -44,18 +45,16 @@ class PipelineRules:
         """These rules for `count` answers."""
         return replace(self, top_k=count)
 
-    def ranker(self, contexts: Sequence[str], first: int, continues_word: ContinuesWord) -> Ranker:
+    def ranker(self, contexts: Sequence[str], first: int) -> Ranker:
         """What ranks the answers to questions about these contexts, of which `first` is the number of the first."""
-        return _PipelineRanker(self, contexts, first, continues_word)
+        return _PipelineRanker(self, contexts, first)
 
 
 class _PipelineRanker:
     """Ranks as the pipeline did."""
 
-    def __init__(
-        self, rules: PipelineRules, contexts: Sequence[str], first: int, continues_word: ContinuesWord
-    ) -> None:
-        self._rules, self._contexts, self._first, self._continues_word = rules, contexts, first, continues_word
+    def __init__(self, rules: PipelineRules, contexts: Sequence[str], first: int) -> None:
+        self._rules, self._contexts, self._first = rules, contexts, first
         self._seen: list[list[tuple[Window, WindowLogits]]] = [[] for _ in contexts]
 
     def add(self, batch: Batch, logits: Logits) -> None:
@@ -66,21 +65,20 @@ class _PipelineRanker:
     def answers(self, place: int) -> list[Answer]:
         windows, logits = zip(*self._seen[place], strict=True)
         self._seen[place] = []  # the logits of a whole batch are behind each of them
-        return pipeline_answers(self._contexts[place], windows, logits, self._continues_word, self._rules)
+        return pipeline_answers(self._contexts[place], windows, logits, self._rules)
 
 
 def pipeline_answers(
     context: str,
     windows: Sequence[Window],
     logits: Sequence[WindowLogits],
-    continues_word: ContinuesWord,
     rules: PipelineRules | None = None,
 ) -> list[Answer]:
     """The `top_k` answers to one question, best first.
 
-    `logits` holds start and end float32 [S] of every window, unpadded; `continues_word` says of token ids which of them
-    continue the word before them (`Windower.continues_word`). With `handle_impossible_answer`, the empty answer is
-    among them with the smallest null probability of any window. Raises BackendError for logits that are not finite.
+    `logits` holds start and end float32 [S] of every window, unpadded. With `handle_impossible_answer`, the empty
+    answer is among them with the smallest null probability of any window. Raises BackendError for logits that are not
+    finite.
     """
     rules = rules or PipelineRules()
     found: dict[str, Answer] = {}
@@ -89,7 +87,7 @@ def pipeline_answers(
         start_probability, null_start = _probabilities(start, window)
         end_probability, null_end = _probabilities(end, window)
         null_score = min(null_score, null_start * null_end)
-        places = _characters(window, continues_word, rules.align_to_words)
+        places = _characters(window, rules.align_to_words)
         for first, last, score in _best_spans(start_probability, end_probability, rules):
             _collect(found, context, int(places[first, 0]), int(places[last, 1]), score)
     answers = list(found.values())
@@ -101,13 +99,17 @@ def pipeline_answers(
 
 
 def _probabilities(logits: NDArray[np.float32], window: Window) -> tuple[NDArray[np.float32], float]:
-    """Softmax over [CLS] and the context tokens: probabilities of the context tokens [n], and that of [CLS]."""
-    context = logits[window.context_start : window.length - 1]
-    weights = np.exp(np.concatenate([logits[:1], context]) - max(logits[0], context.max()))
+    """Softmax over the context tokens and every [CLS]: probabilities of the context tokens [n], and of the first [CLS].
+
+    A question that spells [CLS] has another.
+    """
+    head, context = window.token_ids[: window.context_start], logits[window.context_start : window.length - 1]
+    cls = logits[: len(head)][head == head[0]]
+    weights = np.exp(np.concatenate([cls, context]) - max(cls.max(), context.max()))
     weights /= weights.sum()
     if not np.isfinite(weights).all():
         raise BackendError(_NOT_FINITE)
-    return weights[1:], float(weights[0])
+    return weights[len(cls) :], float(weights[0])
 
 
 def _best_spans(
@@ -128,16 +130,13 @@ def _best_spans(
     return [(one, other, score) for one, other, score in spans if score > 0]
 
 
-def _characters(window: Window, continues_word: ContinuesWord, align_to_words: bool) -> NDArray[np.int32]:
+def _characters(window: Window, align_to_words: bool) -> NDArray[np.int32]:
     """Where an answer begins and ends in the context when its first or last token is this one, [n, 2]."""
     if not align_to_words:
         return window.offsets
-    begins = ~continues_word(window.token_ids[window.context_start : window.length - 1])
-    begins[0] = True  # a window can begin inside a word
-    word = np.cumsum(begins) - 1
-    firsts = np.flatnonzero(begins)
-    lasts = np.append(firsts[1:], len(begins)) - 1
-    return np.stack([window.offsets[firsts[word], 0], window.offsets[lasts[word], 1]], axis=1)
+    firsts = np.searchsorted(window.words, window.words, side="left")  # in this window, which can begin inside a word
+    lasts = np.searchsorted(window.words, window.words, side="right") - 1
+    return np.stack([window.offsets[firsts, 0], window.offsets[lasts, 1]], axis=1)
 
 
 def _collect(found: dict[str, Answer], context: str, start: int, end: int, score: float) -> None:

@@ -1,7 +1,7 @@
 """A stream of questions in pools of bounded size: tokenised, run and ranked, each step for whoever needs it.
 
     for pool in pools_of(pairs, windower):
-        for answers in ranked(pool, run_pool(pool, session), SpanRules(), windower): ...     # in input order
+        for answers in ranked(pool, run_pool(pool, session), SpanRules()): ...     # in input order
 
 `answer_stream` does all three at once: a thread runs the model while this one tokenises and ranks.
 """
@@ -131,11 +131,9 @@ def refuse_non_finite(batch: Batch, logits: Logits, backend: str) -> None:
         )
 
 
-def ranked(
-    pool: Pool, computed: Iterator[tuple[Batch, Logits]], rules: Rules, windower: Windower
-) -> Iterator[list[Answer] | InputError]:
+def ranked(pool: Pool, computed: Iterator[tuple[Batch, Logits]], rules: Rules) -> Iterator[list[Answer] | InputError]:
     """The answers to every question of a pool, best first, or what is wrong with it; in input order."""
-    ranker = rules.ranker(pool.contexts, pool.first, windower.continues_word)
+    ranker = rules.ranker(pool.contexts, pool.first)
     for batch, logits in computed:
         ranker.add(batch, logits)
     for place, result in enumerate(pool.results):
@@ -146,7 +144,6 @@ def answer_stream(
     pools: Iterable[Pool | None],
     run: Callable[[Pool], Iterator[tuple[Batch, Logits]]],
     rules: Rules,
-    windower: Windower,
 ) -> Iterator[list[Answer] | InputError]:
     """`ranked` for one pool after another. A thread calls `run`; this one makes the next pool and ranks meanwhile.
 
@@ -159,7 +156,7 @@ def answer_stream(
                 if pool is not None:
                     under_way.append((pool, Ahead(worker, run(pool))))
                 while len(under_way) > (0 if pool is None else 1):
-                    yield from ranked(*under_way[0], rules, windower)
+                    yield from ranked(*under_way[0], rules)
                     under_way.popleft()
         finally:  # an error, or nobody wants the rest
             for _, computed in under_way:

@@ -164,7 +164,7 @@ class QuestionAnswerer:
             raise InputError(f"count must be at least 1, it is {count}")
         rules = self._rules(compat).for_best(count)
         [pool] = filter(None, self._pools([(question, context)]))
-        [answers] = ranked(pool, self._run(pool), rules, self.windower)
+        [answers] = ranked(pool, self._run(pool), rules)
         if isinstance(answers, InputError):
             raise answers
         return answers[:count]
@@ -256,7 +256,7 @@ class QuestionAnswerer:
                 advance(1)
 
     def _stream(self, pairs: Iterable[Given], rules: Rules) -> Iterator[list[Answer] | InputError]:
-        return answer_stream(self._pools(pairs), self._run, rules, self.windower)
+        return answer_stream(self._pools(pairs), self._run, rules)
 
     def _pools(self, pairs: Iterable[Given]) -> Iterator[Pool | None]:
         return pools_of(pairs, self.windower, truncate_question=self.truncate_question)

@@ -19,12 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.errors import InputError
-from densepack_runtime.question_answering.pair_format import (
-    SPECIAL_TOKENS,
-    PairFormat,
-    load_tokenizer,
-    tokenizer_errors,
-)
+from densepack_runtime.question_answering.pair_format import PairFormat, load_tokenizer, tokenizer_errors
 from densepack_runtime.question_answering.pairs import Pair, checked_pair, shown
 from densepack_runtime.sessions.session import Window
 
@@ -44,16 +39,18 @@ ADVANCE_AFTER_CUT = 32
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """A tokenised text: ids int32 [n] and character offsets int32 [n, 2]."""
+    """A tokenised text: ids int32 [n], character offsets int32 [n, 2] and numbers of words int32 [n]."""
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int32]
+    words: NDArray[np.int32]
 
     @classmethod
     def of(cls, encoding: Encoding) -> _Tokens:
         return cls(
             ids=np.array(encoding.ids, dtype=np.int32),
             offsets=np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2),
+            words=np.array(encoding.word_ids, dtype=np.int32),
         )
 
 
@@ -61,19 +58,20 @@ class Windower:
     """Makes windows with the tokenizer of a checkpoint.
 
     The truncation and padding that the tokenizer file asks for are switched off: the windows decide. Thread-safe.
-    Raises InputError when the tokenizer is not one of BERT's ([CLS] a [SEP] b [SEP], token types 0 and 1).
+    Raises InputError when the tokenizer joins pairs in a way that `PairFormat` does not know.
     """
 
     def __init__(self, tokenizer_json: str, *, max_length: int = MAX_LENGTH, doc_stride: int = DOC_STRIDE) -> None:
-        if not 0 <= doc_stride <= max_length - SPECIAL_TOKENS - 2:
+        self._tokenizer = load_tokenizer(tokenizer_json)
+        self._format = PairFormat.of(self._tokenizer)
+        special = self._format.special_tokens
+        if not 0 <= doc_stride <= max_length - special - 2:
             raise InputError(
-                f"windows of {max_length} tokens that overlap by {doc_stride} leave no room: beside {SPECIAL_TOKENS} "
+                f"windows of {max_length} tokens that overlap by {doc_stride} leave no room: beside {special} "
                 "special tokens and the overlap, a window needs a token of the question and a new one of the context"
             )
         self.max_length = max_length
         self.doc_stride = doc_stride
-        self._tokenizer = load_tokenizer(tokenizer_json)
-        self._format = PairFormat.of(self._tokenizer)
 
     @property
     def pad_id(self) -> int:
@@ -81,7 +79,7 @@ class Windower:
 
     @classmethod
     def from_file(cls, path: str | Path, *, max_length: int = MAX_LENGTH, doc_stride: int = DOC_STRIDE) -> Self:
-        """Read the tokenizer from a tokenizer.json. Raises InputError when it cannot be read or is not BERT's."""
+        """Read the tokenizer from a tokenizer.json. Raises InputError when it cannot be read or used."""
         try:
             tokenizer_json = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -127,10 +125,6 @@ class Windower:
                 )
                 example += 1
 
-    def continues_word(self, token_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Which of these tokens continue the word of the token before them (WordPiece writes them with ##)."""
-        return self._format.continues_word[token_ids]
-
     def _tokenise(self, texts: set[str]) -> dict[str, _Tokens | InputError | None]:
         """Tokens of each text once, or why the tokenizer failed on it; None for a text that is not valid Unicode."""
         valid = [text for text in texts if _is_unicode(text)]
@@ -157,7 +151,7 @@ class Windower:
 
     def _cut(self, example: int, question: _Tokens, context: _Tokens, *, truncate_question: bool) -> list[Window]:
         total = len(context.ids)
-        free = self.max_length - SPECIAL_TOKENS
+        free = self.max_length - self._format.special_tokens
         ids = question.ids
         # A context that does not fit whole needs room for the overlap and at least one new token a window.
         limit = free - min(total, self.doc_stride + 1)
@@ -169,17 +163,17 @@ class Windower:
                 )
             advance = min(ADVANCE_AFTER_CUT, (free - self.doc_stride) // 2)
             ids = ids[: free - min(total, self.doc_stride + advance)]
-        cls, sep = [self._format.cls], [self._format.sep]
-        head = np.concatenate([cls, ids, sep]).astype(np.int32)
+        head = np.concatenate([self._format.prefix, ids, self._format.middle])
         room = free - len(ids)
         starts = [0] if total <= room else range(0, total - self.doc_stride, room - self.doc_stride)
         return [
             Window(
                 example=example,
-                token_ids=np.concatenate([head, context.ids[start : start + room], sep]).astype(np.int32),
+                token_ids=np.concatenate([head, context.ids[start : start + room], self._format.suffix]),
                 context_start=len(head),
                 offsets=context.offsets[start : start + room],
                 first_token=start,
+                words=context.words[start : start + room],
             )
             for start in starts
         ]

@@ -176,7 +176,7 @@ class Batcher:
 
     def _enter(self, asked: Asked, deadline: float, tokens: int) -> _Question:
         number = next(self._numbers)
-        ranker = asked.rules.ranker([asked.context], number, self._answerer.windower.continues_word)
+        ranker = asked.rules.ranker([asked.context], number)
         question = self._questions[number] = _Question(number, asked, deadline, ranker)
         self._waits(0, 1)
         self._weigh(question, tokens)

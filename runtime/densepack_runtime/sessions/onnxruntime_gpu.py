@@ -21,14 +21,13 @@ from densepack_runtime.host.here import Host
 from densepack_runtime.sessions.compile_cache import KeptFolder, digest
 from densepack_runtime.sessions.onnxruntime_session import open_onnxruntime
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
-from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Logits, SessionBase
+from densepack_runtime.sessions.session import OUTPUT_NAMES, Batch, Logits, SessionBase
 from densepack_runtime.sessions.shapes import bucket, bucket_profiles, fill_padded
 
 MAX_BATCH = 64
 # Shapes that keep bound buffers and a CUDA graph; later ones run without a graph.
 GRAPHS_KEPT = 64
 _NO_GRAPH = -1  # gpu_graph_id that tells ONNX Runtime not to capture
-_DTYPES = dict.fromkeys(INPUT_NAMES, np.int64) | dict.fromkeys(OUTPUT_NAMES, np.float32)
 
 
 class OnnxRuntimeGpuSession(SessionBase):
@@ -111,19 +110,21 @@ class _Binding:
 
     def __init__(self, runtime: Any, session: Any, shape: tuple[int, int], device: str) -> None:
         self._shape = shape
+        self._inputs = tuple(tensor.name for tensor in session.get_inputs())
         self._values = {
             name: runtime.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, device, 0)
-            for name, dtype in _DTYPES.items()
+            for names, dtype in ((self._inputs, np.int64), (OUTPUT_NAMES, np.float32))
+            for name in names
         }
         self._io = session.io_binding()
-        for name in INPUT_NAMES:
+        for name in self._inputs:
             self._io.bind_ortvalue_input(name, self._values[name])
         for name in OUTPUT_NAMES:
             self._io.bind_ortvalue_output(name, self._values[name])
 
     def run(self, session: Any, batch: Batch, options: Any) -> tuple[Any, Any]:
         """Start and end logits of the padded shape, on the host."""
-        padded = {name: np.empty(self._shape, dtype=np.int64) for name in INPUT_NAMES}
+        padded = {name: np.empty(self._shape, dtype=np.int64) for name in self._inputs}
         fill_padded(batch, padded)
         for name, array in padded.items():
             self._values[name].update_inplace(array)
@@ -142,7 +143,7 @@ def provider_options(provider: str, asked: SessionOptions) -> dict[str, str]:
         return {}
     [profile] = bucket_profiles([asked.max_length], MAX_BATCH, max_length=asked.max_length)
     shapes = {
-        name: ",".join(f"{tensor}:{batch}x{length}" for tensor in INPUT_NAMES)
+        name: ",".join(f"{tensor}:{batch}x{length}" for tensor in asked.inputs)
         for name, (batch, length) in (("min", profile.min), ("opt", profile.opt), ("max", profile.max))
     }
     options = {f"trt_profile_{name}_shapes": text for name, text in shapes.items()}

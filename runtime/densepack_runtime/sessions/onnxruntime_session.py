@@ -42,6 +42,7 @@ class OnnxRuntimeSession(SessionBase):
     def __init__(self, path: str | Path, options: SessionOptions = DEFAULT) -> None:
         self._path = Path(path)
         self._session: Any = open_onnxruntime(self._path, "cpu", threads=options.cpu_threads)
+        self._inputs = tuple(tensor.name for tensor in self._session.get_inputs())
 
     def run(self, batch: Batch) -> Logits:
         """Logits of one batch. Raises BackendError when the session is closed or ONNX Runtime fails."""
@@ -49,7 +50,7 @@ class OnnxRuntimeSession(SessionBase):
         if session is None:
             raise BackendError(f"the session of {self._path.name} is closed")
         try:
-            start, end = session.run(list(OUTPUT_NAMES), batch.arrays())
+            start, end = session.run(list(OUTPUT_NAMES), batch.arrays(self._inputs))
         except Exception as error:  # onnxruntime's errors have no common base but Exception
             raise BackendError(f"ONNX Runtime failed on a batch of shape {batch.shape}: {error}") from error
         return Logits(start, end)

@@ -69,6 +69,7 @@ class OpenVinoSession(SessionBase):
         self._path = Path(path)
         self._lock = threading.Lock()
         compiled, self._weights = _compile(self._path, precision, options, graph_sha256)
+        self._inputs = tuple(tensor.get_any_name() for tensor in compiled.inputs)
         self._request: Any = compiled.create_infer_request()
 
     def run(self, batch: Batch) -> Logits:
@@ -77,7 +78,7 @@ class OpenVinoSession(SessionBase):
             if self._request is None:
                 raise BackendError(f"the session of {self._path.name} is closed")
             try:
-                results = self._request.infer(batch.arrays(), share_inputs=True)
+                results = self._request.infer(batch.arrays(self._inputs), share_inputs=True)
             except RuntimeError as error:
                 raise BackendError(f"OpenVINO failed on a batch of shape {batch.shape}: {error}") from error
             start, end = (results[name].copy() for name in OUTPUT_NAMES)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.cores import usable_cores
+from densepack_runtime.sessions.session import INPUT_NAMES
 
 # Beyond this many threads for a logical processor it is a typing error, and each takes memory.
 _THREADS_A_PROCESSOR = 8
@@ -18,14 +19,16 @@ class SessionOptions:
     """What every backend may be told; each takes what concerns it.
 
     `threads` counts CPU threads; None stands for the physical cores within the quota of this process. `cache` is a
-    folder for what is compiled for this host, None keeps nothing. `max_length` is the longest window in tokens. Raises
-    InputError for fewer than one thread, or for many times more than the host has processors.
+    folder for what is compiled for this host, None keeps nothing. `max_length` is the longest window in tokens and
+    `inputs` what the graph takes, both as the manifest says. Raises InputError for fewer than
+    one thread, or for many times more than the host has processors.
     """
 
     threads: int | None = None
     cuda_graphs: bool = True
     cache: Path | None = None
     max_length: int = 512
+    inputs: tuple[str, ...] = INPUT_NAMES
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

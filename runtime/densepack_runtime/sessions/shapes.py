@@ -33,7 +33,7 @@ def fill_padded(batch: Batch, targets: Mapping[str, NDArray[np.int64]]) -> None:
     Rows of nothing but padding keep one token that counts: a softmax over nothing is no number.
     """
     rows, length = batch.shape
-    for name, array in batch.arrays().items():
+    for name, array in batch.arrays(tuple(targets)).items():
         target = targets[name]
         target[:rows, :length] = array
         target[:rows, length:] = 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from densepack_runtime.errors import BackendError
 from densepack_runtime.sessions.compile_cache import KeptFile
-from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES
+from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, inputs_among
 from densepack_runtime.sessions.shapes import Profile
 from densepack_runtime.tensorrt_plans.log import TensorRTLog
 from densepack_runtime.tensorrt_plans.module import TensorRT, TensorRTForRTX, is_rtx
@@ -66,10 +66,15 @@ def check_engine(trt: TensorRT, engine: trt_types.ICudaEngine, entry: PlanEntry)
         raise BackendError(f"{entry.plan} is not the engine of its record: {'; '.join(faults)}. {_REBUILD}")
 
 
+def tensor_names(engine: trt_types.ICudaEngine) -> list[str]:
+    """Inputs and outputs of an engine."""
+    return [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+
+
 def _tensor_faults(trt: TensorRT, engine: trt_types.ICudaEngine) -> list[str]:
-    wanted = dict.fromkeys(INPUT_NAMES, (trt.TensorIOMode.INPUT, trt.int64))
+    names = tensor_names(engine)
+    wanted = dict.fromkeys(inputs_among(names), (trt.TensorIOMode.INPUT, trt.int64))
     wanted |= dict.fromkeys(OUTPUT_NAMES, (trt.TensorIOMode.OUTPUT, trt.float32))
-    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     faults = [f"the tensor {name} is missing" for name in wanted.keys() - set(names)]
     for name in names:
         found = engine.get_tensor_mode(name), engine.get_tensor_dtype(name)

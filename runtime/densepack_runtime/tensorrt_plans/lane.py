@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.errors import BackendError
-from densepack_runtime.sessions.session import INPUT_NAMES, OUTPUT_NAMES, Batch, Logits
+from densepack_runtime.sessions.session import OUTPUT_NAMES, Batch, Logits, inputs_among
 from densepack_runtime.sessions.shapes import Profile, fill_padded
 from densepack_runtime.tensorrt_plans.cuda_device import CudaDevice
+from densepack_runtime.tensorrt_plans.engine import tensor_names
 
 if TYPE_CHECKING:
     import tensorrt as trt_types
@@ -66,6 +67,7 @@ class Lane:
     ) -> None:
         self._cuda = cuda
         self._engine = engine
+        self._inputs = inputs_among(tensor_names(engine))
         self._profiles = profiles
         self._runtime_config = runtime_config
         self._cuda_graphs = cuda_graphs
@@ -124,7 +126,7 @@ class Lane:
             self._buffers[profile] = self._open_profile(profile)
         buffers = self._buffers[profile]
         count = math.prod(shape)
-        fill_padded(batch, {name: buffers.host[name][:count].reshape(shape) for name in INPUT_NAMES})
+        fill_padded(batch, {name: buffers.host[name][:count].reshape(shape) for name in self._inputs})
         self._execute(profile, shape)
         self._cuda.record(self._done, self._stream)
         self._pending = _Pending(buffers, shape, batch.shape)
@@ -159,7 +161,7 @@ class Lane:
 
     def _set_shapes(self, profile: int, shape: tuple[int, int]) -> None:
         context = self._buffers[profile].context
-        for name in INPUT_NAMES:
+        for name in self._inputs:
             if not context.set_input_shape(name, shape):
                 raise BackendError(f"TensorRT refused the shape {shape} of {name} in {self._profiles[profile]}")
         missing = context.infer_shapes()
@@ -168,7 +170,7 @@ class Lane:
 
     def _enqueue(self, profile: int, shape: tuple[int, int]) -> None:
         buffers, count = self._buffers[profile], math.prod(shape)
-        for name in INPUT_NAMES:
+        for name in self._inputs:
             self._cuda.copy_to_device(buffers.device[name], buffers.host[name], count * _INPUT_BYTES, self._stream)
         if not buffers.context.execute_async_v3(self._stream):
             raise BackendError(f"TensorRT could not run a batch of {shape} in the profile {self._profiles[profile]}")
@@ -180,7 +182,7 @@ class Lane:
         largest = math.prod(self._profiles[profile].max)
         host: dict[str, NDArray[Any]] = {}
         device: dict[str, int] = {}
-        for names, dtype, size in ((INPUT_NAMES, np.int64, _INPUT_BYTES), (OUTPUT_NAMES, np.float32, _OUTPUT_BYTES)):
+        for names, dtype, size in ((self._inputs, np.int64, _INPUT_BYTES), (OUTPUT_NAMES, np.float32, _OUTPUT_BYTES)):
             for name in names:
                 host[name] = self._cuda.pinned_array(largest, dtype)
                 device[name] = self._cuda.device_memory(largest * size)

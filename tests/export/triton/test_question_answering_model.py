@@ -171,6 +171,7 @@ def test_settings_are_what_the_bundle_was_built_with(load: Callable[..., Execute
     text = (tmp_path / "repository" / "question_answering" / "1" / "settings.json").read_text(encoding="utf-8")
     assert json.loads(text) == {
         "engine": "question_answering_engine",
+        "inputs": ["input_ids", "attention_mask", "token_type_ids"],
         "windows": {"max_length": 32, "doc_stride": 8},
         "batches": {"token_budget": 2048, "length_multiple": 1, "max_batch": 64},
         "rules": {"max_answer_tokens": 30, "n_best": 20, "null_threshold": None},

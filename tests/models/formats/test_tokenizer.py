@@ -13,10 +13,12 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertTokenizer
 
+from densepack_models.families.bert import BERT
+from densepack_models.families.distilbert import DISTILBERT
+from densepack_models.families.electra import ELECTRA
 from densepack_models.formats.checkpoint import load_checkpoint
 from densepack_models.formats.replica import letter_tokenizer
 from densepack_models.formats.tokenizer import (
-    BERT_CLASSES,
     SPECIAL_TOKENS,
     WORD_SETTINGS,
     read_tokenizer,
@@ -192,8 +194,12 @@ def test_tokenizer_config_is_followed_as_transformers_follows_it(tmp_path: Path,
         assert Tokenizer.from_str(tokenizer_of(folder, 100)).encode(SAMPLE).ids == expected, said
 
 
+# Of the families with WordPiece.
+FOLLOWING = [name for family in (BERT, DISTILBERT, ELECTRA) for name in family.tokenizer_classes]
+
+
 @pytest.mark.parametrize("fast", ["", "Fast"])
-@pytest.mark.parametrize("name", [*BERT_CLASSES, "PreTrainedTokenizer", "TokenizersBackend", "NobodyKnowsTokenizer"])
+@pytest.mark.parametrize("name", [*FOLLOWING, "PreTrainedTokenizer", "TokenizersBackend", "NobodyKnowsTokenizer"])
 def test_the_class_decides_which_file_counts_as_in_transformers(tmp_path: Path, name: str, fast: str) -> None:
     folder = checkpoint_with(tmp_path, {}, {"do_lower_case": False, "tokenizer_class": f"{name}{fast}"})
     expected = AutoTokenizer.from_pretrained(str(folder))(SAMPLE)["input_ids"]
@@ -294,7 +300,9 @@ def test_added_tokens_without_a_number(tmp_path: Path, number: object) -> None:
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:
-    assert "tokenizer.json, or vocab.txt with tokenizer_config.json, is needed" in fault(tmp_path)
+    assert "tokenizer.json, vocab.txt with tokenizer_config.json, or vocab.json with merges.txt is needed" in fault(
+        tmp_path
+    )
 
 
 def test_a_tokenizer_of_another_model(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ needed here.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,12 @@ def test_the_recording_is_worth_its_name(windower: Windower) -> None:
     assert {run["settings"].get("top_k", 1) for run in runs} >= {1, 3, 5, 10}
     assert {run["settings"].get("max_answer_len", 15) for run in runs} >= {1, 4, 15, 40}
     assert any(run["answers"][0]["answer"] == "" for run in runs), "no recorded case has the empty answer first"
-    assert any(begins_inside_a_word(window, windower) for case in CASES for window in windower.windows(*texts(case)))
+    assert any(begins_inside_a_word(windower.windows(*texts(case))) for case in CASES)
 
 
-def begins_inside_a_word(window: Window, windower: Windower) -> bool:
-    return bool(windower.continues_word(window.token_ids[window.context_start : window.context_start + 1])[0])
+def begins_inside_a_word(windows: Sequence[Window]) -> bool:
+    words = {window.first_token + place: word for window in windows for place, word in enumerate(window.words.tolist())}
+    return any(words.get(window.first_token - 1) == window.words[0] for window in windows)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
@@ -78,7 +80,7 @@ def test_answers_are_those_of_the_pipeline(case: dict[str, Any], windower: Windo
     windows = windower.windows(question, context)
     for run in case["runs"]:
         rules = PipelineRules(**run["settings"])
-        found = pipeline_answers(context, windows, recorded_logits(case), windower.continues_word, rules)
+        found = pipeline_answers(context, windows, recorded_logits(case), rules)
         expected = [answer for answer in run["answers"] if answer["score"] > 0]  # see the module's docstring
         assert [(answer.text, answer.start, answer.end) for answer in found] == [
             (answer["answer"], answer["start"], answer["end"]) for answer in expected
@@ -117,9 +119,7 @@ def test_the_question_answerer_in_compat_mode_gives_the_pipelines_answer(windowe
     case = max(CASES, key=lambda case: len(case["windows"]))
     question, context = texts(case)
     [window, *_] = windower.windows(question, context)
-    expected = pipeline_answers(
-        context, windower.windows(question, context), recorded_logits(case), windower.continues_word
-    )
+    expected = pipeline_answers(context, windower.windows(question, context), recorded_logits(case))
     with QuestionAnswerer(RecordedSession(case), windower) as answerer:
         assert answerer.answer(question=question, context=context, compat="transformers") == expected[0]
         five = answerer.best_answers(question=question, context=context, count=5, compat="transformers")
@@ -129,7 +129,7 @@ def test_the_question_answerer_in_compat_mode_gives_the_pipelines_answer(windowe
 
 def answered(logits: WindowLogits, windower: Windower, rules: PipelineRules) -> list[Answer]:
     [window] = windower.windows("Who?", "Ann met Bob.")
-    return pipeline_answers("Ann met Bob.", [window], [logits], windower.continues_word, rules)
+    return pipeline_answers("Ann met Bob.", [window], [logits], rules)
 
 
 def weights(cls: float, context: list[float]) -> NDArray[np.float32]:
@@ -152,6 +152,22 @@ def test_scores_are_products_of_probabilities_with_cls_in_the_sum(windower: Wind
     assert [answer.score for answer in found] == pytest.approx([0.2, 0.1, 0.05], abs=SCORE_TOLERANCE)
 
 
+def test_a_cls_that_the_question_spells_is_in_the_sum_and_is_no_answer(windower: Windower) -> None:
+    """Starts and ends of [CLS], the second [CLS] and the four tokens: 2, 3 and 1, 1, 2, 1 of 10."""
+    [window] = windower.windows("[CLS]?", "Ann met Bob.")
+    assert (window.token_ids == window.token_ids[0]).nonzero()[0].tolist() == [0, 1]
+    logits = np.log(np.array([2, 3, 1e6, 1e6, 1, 1, 2, 1, 1e6], dtype=np.float64)).astype(np.float32)
+    rules = PipelineRules(top_k=40, handle_impossible_answer=True, max_answer_len=1)
+    found = pipeline_answers("Ann met Bob.", [window], [(logits, logits)], rules)
+    assert {answer.text: round(answer.score, 5) for answer in found} == {
+        "": 0.04,
+        "Bob": 0.04,
+        "Ann": 0.01,
+        "met": 0.01,
+        ".": 0.01,
+    }
+
+
 def test_the_empty_answer_has_the_product_at_cls_and_can_win(windower: Windower) -> None:
     logits = weights(6, [1, 1, 1, 1]), weights(5, [1, 1, 2, 1])
     found = answered(logits, windower, PipelineRules(top_k=2, handle_impossible_answer=True))
@@ -169,7 +185,6 @@ def test_the_empty_answer_has_the_smallest_probability_of_any_window(windower: W
         "Ann met Bob.",
         [window, later],
         [(often, often), (seldom, seldom)][::order],
-        windower.continues_word,
         PipelineRules(top_k=40, handle_impossible_answer=True),
     )
     [empty] = [answer for answer in found if answer.text == ""]
@@ -181,7 +196,7 @@ def test_equal_texts_are_one_answer_whatever_their_case(windower: Windower) -> N
     [window] = windower.windows("Who?", context)
     start = np.log(np.array([2, 1, 1, 1, 5, 3, 1], dtype=np.float32))
     rules = PipelineRules(top_k=3, max_answer_len=1)
-    found = pipeline_answers(context, [window], [(start, start)], windower.continues_word, rules)
+    found = pipeline_answers(context, [window], [(start, start)], rules)
     assert [(answer.text, answer.start, answer.end) for answer in found] == [("Ann", 0, 3)]
     assert found[0].score == pytest.approx(0.25 + 0.09, abs=SCORE_TOLERANCE)
 
@@ -200,8 +215,8 @@ def test_the_order_of_windows_does_not_matter(windower: Windower) -> None:
         question, context = texts(case)
         windows, logits = windower.windows(question, context), recorded_logits(case)
         rules = PipelineRules(top_k=5)
-        forward = pipeline_answers(context, windows, logits, windower.continues_word, rules)
-        backward = pipeline_answers(context, windows[::-1], logits[::-1], windower.continues_word, rules)
+        forward = pipeline_answers(context, windows, logits, rules)
+        backward = pipeline_answers(context, windows[::-1], logits[::-1], rules)
         assert backward == forward
 
 
@@ -213,9 +228,10 @@ def test_a_window_that_begins_inside_a_word_keeps_to_its_own_tokens(windower: Wi
         window.context_start,
         window.offsets[1:],
         first_token=1,
+        words=window.words[1:],
     )
     ones = np.ones(cut.length, dtype=np.float32)
-    [answer] = pipeline_answers("unbelievableness", [cut], [(ones, ones)], windower.continues_word)
+    [answer] = pipeline_answers("unbelievableness", [cut], [(ones, ones)])
     assert answer.start == int(window.offsets[1, 0])
     assert answer.end == len("unbelievableness")
     assert replace(answer, score=0.0).text == "unbelievableness"[answer.start :]

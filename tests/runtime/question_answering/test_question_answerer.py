@@ -360,7 +360,7 @@ def test_compat_hands_windows_and_logits_to_the_pipeline(
         several += len(windows) > 1
         one_by_one = [session.run(pad_windows([window])) for window in windows]
         logits = [(result.start[0], result.end[0]) for result in one_by_one]
-        [expected] = pipeline_answers(context, windows, logits, windower.continues_word, rules)
+        [expected] = pipeline_answers(context, windows, logits, rules)
         assert same(answer, expected)
     assert several > 3
     top = answerer.best_answers(question=pairs[0][0], context=pairs[0][1], count=4, compat="transformers")

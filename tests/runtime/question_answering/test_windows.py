@@ -274,20 +274,18 @@ def test_reading_a_tokenizer_file(tmp_path: Path, default_checkpoint: Path) -> N
         Windower.from_file(tmp_path / "latin.json")
 
 
-def test_a_tokenizer_that_is_not_berts_is_refused(default_tokenizer_json: str) -> None:
+def test_a_tokenizer_that_joins_pairs_without_special_tokens_is_refused(default_tokenizer_json: str) -> None:
     data = json.loads(default_tokenizer_json)
     data["post_processor"] = None
-    with pytest.raises(InputError, match="not one of BERT's"):
+    with pytest.raises(InputError, match="joins a question and a context as 'q+c+'"):
         Windower(json.dumps(data))
 
 
-def test_word_continuations(windower: Windower) -> None:
+def test_words_of_tokens(windower: Windower) -> None:
     [window] = windower.windows("Who?", "unbelievableness ##x")
-    continues = windower.continues_word(window.token_ids[window.context_start : -1])
-    assert continues.dtype == np.bool_
-    assert not continues[0]
-    assert continues[1]
-    assert not continues[-3:].any()  # "#", "#", "x" in the text are words of their own
+    assert window.words.dtype == np.int32
+    assert window.words[1] == window.words[0] == 0
+    assert np.diff(window.words[-4:]).tolist() == [1, 1, 1]  # "#", "#", "x" in the text are words of their own
 
 
 def test_a_tokenizer_with_an_id_that_no_model_has(default_tokenizer_json: str) -> None:

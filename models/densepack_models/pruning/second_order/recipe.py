@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from densepack_models.formats.checkpoint import Checkpoint
+from densepack_models.formats.checkpoint import Checkpoint, refuse_longer_windows
 from densepack_models.formats.writer import strangers_in
 from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.devices import AUTOCAST, chosen_device
 from densepack_models.pruning.options import ShrinkOptions
-from densepack_models.pruning.publishing import published, refuse_longer_windows, run_record, write_record
+from densepack_models.pruning.publishing import published, run_record, write_record
 from densepack_models.pruning.second_order.cut import Plan, Surgeon, refuse_unreachable
 from densepack_models.pruning.second_order.statistics import ProjectionStatistics, measure
 from densepack_models.pruning.student import Student, plain_tensors, student_from_checkpoint
