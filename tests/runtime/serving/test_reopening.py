@@ -27,7 +27,8 @@ from tests.runtime.serving.running import WAIT_S, Running
 
 LAST = Path(__file__).parents[2] / "last_version" / "bundle"
 ASKED = {"question": "Who was Chopin?", "context": "Frédéric Chopin was a Polish composer and pianist."}
-BATCH = Batch(*[np.ones((1, 8), np.int64)] * 3)
+ONES = np.ones((1, 8), np.int64)
+BATCH = Batch(ONES, ONES, ONES)
 
 
 def breaking(*errors: Exception) -> FakeSession:
