@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := cpu,openvino,serve,batch,export,prune,report,test
+EXTRAS := cpu,openvino,serve,batch,ray,export,prune,report,test
 ifeq ($(shell uname -sm),Linux x86_64)
 EXTRAS := $(EXTRAS),rtx
 endif

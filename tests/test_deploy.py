@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from densepack_runtime.serving.server import GRACE_S, ServerOptions
+from densepack_runtime.serving.options import ServerOptions
+from densepack_runtime.serving.server import GRACE_S
 from tests.runtime.serving.load import served
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"

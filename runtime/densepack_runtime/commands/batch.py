@@ -21,8 +21,10 @@ from densepack_runtime.commands.options import (
 )
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import print_json, print_table, tell
+from densepack_runtime.serving.corpora.answering import Engine
 from densepack_runtime.serving.corpora.plan import ROWS, Asked
-from densepack_runtime.serving.corpora.run import Engine, Summary, run_job
+from densepack_runtime.serving.corpora.run import Summary, run_job
+from densepack_runtime.serving.corpora.workers import Crew
 from densepack_runtime.sessions.options import SessionOptions
 
 
@@ -48,6 +50,15 @@ def batch(
     compat: Annotated[bool, typer.Option("--compat", help="Answer as the transformers 4 pipeline did.")] = False,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a part: what is kept in memory, and done again.")] = ROWS,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where a job was begun.")] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that answer, on Ray, which divide the threads; 0 is this one alone.")
+    ] = 0,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a Ray cluster where the workers run; all its hosts see the same files.", show_default=False
+        ),
+    ] = None,
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
@@ -62,9 +73,15 @@ def batch(
 
     Example: densepack batch bundle "corpus/*.parquet" answers --question q --context passage
     """
+    if address is not None and not workers:
+        raise InputError(
+            f"the cluster at {address} is for workers, and none are asked for: say how many with --workers"
+        )
     asked = Asked(question, context, row_id, null_threshold, "transformers" if compat else None, rows)
     session = SessionOptions(threads=threads, cuda_graphs=cuda_graphs, cache=cache)
-    done = run_job(given, out, asked, Engine(bundle, backend, precision, session, strict), overwrite=overwrite)
+    engine = Engine(bundle, backend, precision, session, strict)
+    crew = Crew(workers, address) if workers else None
+    done = run_job(given, out, asked, engine, crew, overwrite=overwrite)
     _show(done, out, json_output=json_output)
     if done.bad_rows:
         raise InputError(

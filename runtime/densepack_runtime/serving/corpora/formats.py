@@ -34,11 +34,15 @@ Added = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """So many rows of a file from its row `first` (from 0); a text file has them at the byte `offset`."""
+    """So many rows of a file from its row `first` (from 0); a text file has them at the byte `offset`.
+
+    `names` are the columns that the header of a CSV file names.
+    """
 
     first: int
     rows: int
     offset: int = 0
+    names: tuple[str, ...] = ()
 
 
 class Table(Protocol):
@@ -69,7 +73,10 @@ class Format(Protocol):
         ...
 
     def parts(self, path: Path, rows: int) -> Iterator[Part]:
-        """The parts of a file, each of so many rows but the last. Nothing is kept of what they hold."""
+        """The parts of a file, each of so many rows but the last. Nothing is kept of what they hold.
+
+        A file that has columns and no rows has one part without rows, so that its columns come out.
+        """
         ...
 
     def read(self, path: Path, part: Part) -> Table:
@@ -107,7 +114,7 @@ class JsonLines:
 
     def parts(self, path: Path, rows: int) -> Iterator[Part]:
         with path.open("rb") as file:
-            yield from _marked(_filled_lines(file), rows, 0)
+            yield from _marked(_filled_lines(file), rows)
 
     def read(self, path: Path, part: Part) -> Table:
         table = _JsonTable([])
@@ -143,16 +150,18 @@ def _filled_lines(file: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
             passed = 0
 
 
-def _marked(sizes: Iterable[tuple[int, Any]], rows: int, offset: int) -> Iterator[Part]:
+def _marked(
+    sizes: Iterable[tuple[int, Any]], rows: int, offset: int = 0, names: tuple[str, ...] = ()
+) -> Iterator[Part]:
     """The parts of rows of which the bytes are known, from an offset."""
     first = count = size = 0
     for taken, _ in sizes:
         count, size = count + 1, size + taken
         if count == rows:
-            yield Part(first, count, offset)
+            yield Part(first, count, offset, names)
             first, offset, count, size = first + count, offset + size, 0, 0
-    if count:
-        yield Part(first, count, offset)
+    if count or (names and not first):
+        yield Part(first, count, offset, names)
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
@@ -160,7 +169,7 @@ def _marked(sizes: Iterable[tuple[int, Any]], rows: int, offset: int) -> Iterato
 
 @dataclass(frozen=True, slots=True)
 class _CsvTable:
-    names: list[str]
+    names: Sequence[str]
     rows: list[list[str]]
     faults: dict[int, InputError]
 
@@ -185,21 +194,20 @@ class Csv:
         return self._header(path)[1]
 
     def parts(self, path: Path, rows: int) -> Iterator[Part]:
-        offset, _ = self._header(path)
+        offset, names = self._header(path)
         with path.open("rb") as file:
             file.seek(offset)
-            yield from _marked(_records(file), rows, offset)
+            yield from _marked(_records(file), rows, offset, tuple(names))
 
     def read(self, path: Path, part: Part) -> Table:
-        names = self.names(path)
-        table = _CsvTable(names, [], {})
+        table = _CsvTable(part.names, [], {})
         with path.open("rb") as file:
             file.seek(part.offset)
             for place, (_, row) in enumerate(islice(_records(file), part.rows)):
                 if isinstance(row, InputError):
                     table.faults[place] = row
-                elif len(row) != len(names):
-                    table.faults[place] = InputError(f"it has {len(row)} fields, and the header has {len(names)}")
+                elif len(row) != len(part.names):
+                    table.faults[place] = InputError(f"it has {len(row)} fields, and the header has {len(part.names)}")
                 table.rows.append([] if place in table.faults else row)  # type: ignore[arg-type]
         return table
 
@@ -275,7 +283,7 @@ class Parquet:
     def parts(self, path: Path, rows: int) -> Iterator[Part]:
         with self._open(path) as file:
             total = file.metadata.num_rows
-        yield from (Part(first, min(rows, total - first)) for first in range(0, total, rows))
+        yield from (Part(first, min(rows, total - first)) for first in range(0, max(total, 1), rows))
 
     def read(self, path: Path, part: Part) -> Table:
         import pyarrow as pa
@@ -284,7 +292,7 @@ class Parquet:
         found: list[Any] = []
         with self._open(path) as file:
             groups, begin = _groups(file.metadata, part.first, end)
-            for batch in file.iter_batches(batch_size=part.rows, row_groups=groups):
+            for batch in file.iter_batches(batch_size=max(part.rows, 1), row_groups=groups):
                 first, begin = begin, begin + batch.num_rows
                 if first < end and begin > part.first:
                     start = max(part.first - first, 0)

@@ -40,9 +40,14 @@ class OutFolder:
             job.refuse_other(RECORD.read(record, Job), place)
         else:
             write_text_atomic(record, strict_json(data_from_record(job)) + "\n")
-        for name in filter(_LEFT.fullmatch, files_in(place)):  # of a run that was killed
-            (place / name).unlink()
-        return cls(place)
+        folder = cls(place.absolute())
+        folder.sweep()
+        return folder
+
+    def sweep(self) -> None:
+        """Remove what a process that was killed had begun to write."""
+        for name in filter(_LEFT.fullmatch, files_in(self.place)):
+            (self.place / name).unlink(missing_ok=True)
 
     def answers(self, task: Task) -> Path:
         """Where the answered rows of a part are once it is finished."""

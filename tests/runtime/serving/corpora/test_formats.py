@@ -62,6 +62,30 @@ def test_what_was_written_reads_as_it_was(tmp_path: Path, suffix: str) -> None:
     assert [str(table.column(name)[0]) for name in ONE] == ["a", "0.5", "1", "2"]
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_columns_without_rows_come_out(tmp_path: Path, suffix: str) -> None:
+    path, out = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    path.write_text("id,more\n", encoding="utf-8")
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"id": pa.array([], pa.uint16()), "more": pa.array([], pa.string())}), path)
+    form = format_of(path)
+    [part] = form.parts(path, 4)
+    form.read(path, part).write(out, [], {name: [] for name in ONE})
+    assert form.names(out) == ["id", "more", *ONE]
+    assert [part.rows for part in form.parts(out, 4)] == [0]
+    if suffix == ".parquet":
+        assert [str(kind) for kind in pq.read_schema(out).types][:3] == ["uint16", "string", "string"]
+
+
+def test_the_header_of_a_csv_file_is_read_once(tmp_path: Path) -> None:
+    path = written(tmp_path / "in.csv")
+    form = format_of(path)
+    parts = list(form.parts(path, 4))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"question", b"QUESTION", 1))
+    assert form.read(path, parts[1]).column("question") == [row[1] for row in ROWS[4:8]]
+
+
 def test_parquet_keeps_types(tmp_path: Path) -> None:
     columns: dict[str, Any] = {
         "price": pa.array([Decimal("1.10"), None], pa.decimal128(9, 2)),

@@ -9,9 +9,9 @@ import pytest
 from densepack_runtime.errors import InputError
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.question_answering.windows import Windower
+from densepack_runtime.serving.corpora.answering import answer_task
 from densepack_runtime.serving.corpora.out_folder import OutFolder
 from densepack_runtime.serving.corpora.plan import Asked, plan_of
-from densepack_runtime.serving.corpora.run import answer_task
 from densepack_runtime.sessions.fake_session import FakeSession
 
 LINE = '{"question": "who ?", "context": "she"}\n'

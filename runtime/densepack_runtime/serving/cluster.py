@@ -1,0 +1,80 @@
+"""Ray: started on this host for one command, or a cluster that runs already.
+
+    with cluster(None, cpus=4) as ray: ...
+
+What is started here listens on loopback alone and only to who knows its token (every user of the host could run code
+in it otherwise), has no dashboard, tells nobody of its use, and is gone with its processes and files when the block
+ends, or this process does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from ipaddress import ip_address
+from typing import Any
+
+from densepack_runtime.errors import BackendError, require
+from densepack_runtime.host.console import one_line
+
+# What travels through Ray here are names of parts, and requests.
+_OBJECT_STORE_BYTES = 1 << 28
+_ANSWER_S = 10.0
+# Ray's switch for a host without a network: it is read when Ray is imported, and by every process that it starts.
+_LOOPBACK_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+
+
+@contextmanager
+def cluster(address: str | None, cpus: int) -> Iterator[Any]:
+    """The module `ray`, connected: to the cluster at an address, or to one with so many CPUs that is started here.
+
+    Raises BackendError where there is none at the address. What Ray has to say goes to stderr.
+    """
+    with tempfile.TemporaryDirectory(prefix="densepack-ray-", ignore_cleanup_errors=True) as folder:
+        if address is None:
+            os.environ.update(_LOOPBACK_ALONE, RAY_AUTH_TOKEN=secrets.token_hex(32))
+        ray = require("ray", "ray")
+        own = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES, "_temp_dir": folder}
+        with redirect_stdout(sys.stderr):
+            try:
+                if address is None:
+                    _connect(ray, "local", own)
+                    _refuse_others(ray.get_runtime_context().gcs_address)
+                else:
+                    _refuse_silence(address)
+                    _connect(ray, address, {})
+                yield ray
+            finally:
+                ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray itself would ask for minutes whether anybody is there."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+    except (OSError, ValueError) as error:
+        raise BackendError(f"there is no Ray cluster at {address}, which must be HOST:PORT: {error}") from error
+
+
+def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
+    """Connect, and keep what this process does at a signal: Ray has something of its own for that."""
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise BackendError(f"Ray cannot be used at {address}: {one_line(error)}") from error
+    finally:
+        signal.signal(signal.SIGTERM, ours)
+
+
+def _refuse_others(listening: str) -> None:
+    if not ip_address(listening.rpartition(":")[0].strip("[]")).is_loopback:
+        raise BackendError(f"Ray listens at {listening}, which others can reach: another version of it may not")
