@@ -44,7 +44,7 @@ peers: setup     ## densepack beside transformers 4.57, nn_pruning, optimum-onnx
 	$(MAKE) -C tests/peers speed PYTHON=$(PYTHON) OURS=$(abspath $(BIN))/python
 
 load-test: setup $(if $(BUNDLE),,demo)  ## `densepack serve` under load beside batches of one; answers compared with the library [BUNDLE= REQUESTS=]
-	$(BIN)/python -m tests.runtime.serving.load $(or $(BUNDLE),demo/bundle) --requests $(or $(REQUESTS),2000)
+	$(BIN)/python -m tests.runtime.serving.loads $(or $(BUNDLE),demo/bundle) --requests $(or $(REQUESTS),2000)
 
 seed-check: setup  ## prove the published model end to end: make seed-check [CHECKPOINT=folder] [SQUAD=dev-v1.1.json]
 	$(BIN)/python -m densepack_export.checks.seed_check $(CHECKPOINT) $(if $(SQUAD),--squad $(SQUAD))

@@ -1,14 +1,11 @@
 """Many clients at once, and every answer compared with the library's.
 
-    python -m tests.runtime.serving.load BUNDLE [--requests 2000] [--rounds 3] [--backend openvino --precision bf16]
-
-Starts `densepack serve` and beside it the same server with batches of one, loads them in turns, and says how many
-requests each answered a second, how long they took, and what was lost or different: exit 1 where anything was.
+with served(bundle) as server:
+    outcome = asyncio.run(load(server.port, requests))
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import random
@@ -18,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
@@ -33,7 +30,6 @@ SCORE_TOLERANCE = 1e-3
 CONNECTIONS = 64
 BAD = 0.05
 START_S = 300.0
-_ONE_BY_ONE = "import densepack_runtime.serving.grid as grid; grid.FEW_ROWS, grid.MAX_BATCH = (1,), 1; "
 _MAIN = "from densepack_export.cli import main; main()"
 
 
@@ -81,9 +77,26 @@ class Outcome:
     lost: int = 0
     whole_s: float = 0.0
 
+    @classmethod
+    def of(cls, parts: Sequence[Outcome], whole_s: float) -> Outcome:
+        """What came of loads that ran at once, in so many seconds."""
+        whole = cls(whole_s=whole_s)
+        for part in parts:
+            whole.seconds += part.seconds
+            whole.wrong += part.wrong
+            whole.refused += part.refused
+            whole.lost += part.lost
+            for status, count in part.statuses.items():
+                whole.statuses[status] = whole.statuses.get(status, 0) + count
+        return whole
+
     @property
-    def rate(self) -> float:
-        return len(self.seconds) / self.whole_s
+    def answered(self) -> int:
+        return self.statuses.get(200, 0)
+
+    @property
+    def p50_ms(self) -> float:
+        return 1000 * statistics.median(self.seconds)
 
     @property
     def p99_ms(self) -> float:
@@ -162,9 +175,9 @@ class Served:
 
 
 @contextmanager
-def served(bundle: Path, *options: str, one_by_one: bool = False) -> Iterator[Served]:
-    """`densepack serve` on a free port until the block ends."""
-    code = (_ONE_BY_ONE if one_by_one else "") + _MAIN
+def served(bundle: Path, *options: str, first: str = "") -> Iterator[Served]:
+    """`densepack serve` on a free port until the block ends; its process runs the code of `first` before it starts."""
+    code = f"{first}\n{_MAIN}"
     command = [sys.executable, "-c", code, "serve", str(bundle), "--port", "0", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -180,39 +193,3 @@ def served(bundle: Path, *options: str, one_by_one: bool = False) -> Iterator[Se
         finally:
             process.terminate()
             process.wait(START_S)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--backend", default="auto")
-    parser.add_argument("--precision", default="fp32")
-    asked = parser.parse_args()
-    with QuestionAnswerer.open(asked.bundle, backend=asked.backend, precision=asked.precision) as answerer:
-        start = time.perf_counter()
-        requests = mixed(answerer, asked.requests)
-        library = len(requests) / (time.perf_counter() - start)
-    options = ("--backend", asked.backend, "--precision", asked.precision, "--timeout-s", "600")
-    kinds = {"batches of one": True, "batched": False}
-    outcomes: dict[str, list[Outcome]] = {name: [] for name in kinds}
-    with ExitStack() as servers:
-        running = {
-            name: servers.enter_context(served(asked.bundle, *options, one_by_one=one)) for name, one in kinds.items()
-        }
-        for _ in range(asked.rounds):
-            for name, server in running.items():
-                outcomes[name].append(asyncio.run(load(server.port, requests)))
-    print(f"library, answer_many: {library:.1f} q/s")
-    for name, rounds in outcomes.items():
-        rate, p99 = statistics.median(one.rate for one in rounds), statistics.median(one.p99_ms for one in rounds)
-        wrong, lost = sum(len(one.wrong) for one in rounds), sum(one.lost for one in rounds)
-        print(f"{name}: {rate:.1f} q/s, p99 {p99:.0f} ms, {rounds[-1].statuses}, {lost} lost, {wrong} different")
-        for text in rounds[-1].wrong[:3]:
-            print(text)
-    return int(any(one.wrong or one.lost for rounds in outcomes.values() for one in rounds))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
