@@ -21,7 +21,11 @@ ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint 
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, in the published format.")]
 DataOption = Annotated[
     str,
-    typer.Option(metavar="FILE", help="Questions with answers, SQuAD v1.1 or v2.0 (.json or .json.gz), or `sample`."),
+    typer.Option(
+        metavar="FILE",
+        help="SQuAD v1.1 or v2.0 (.json or .json.gz), JSON lines of `question` and `context` without answers, or "
+        "`sample`.",
+    ),
 ]
 DensityOption = Annotated[
     float | None, typer.Option(metavar="SHARE", help="Linear weights to keep, 0 to 1.", show_default=False)

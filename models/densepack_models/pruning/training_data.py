@@ -110,12 +110,16 @@ def describe_dropped(dropped: Sequence[DroppedQuestion], shown: int = 3) -> str:
     return f"the first of them: {first}" if len(dropped) > shown else first
 
 
-def make_windows(questions: Iterable[SquadQuestion], windower: Windower, key: str = "") -> TrainingWindows:
-    """Windows of all questions that can be used; the others are listed in `dropped`."""
+def make_windows(
+    questions: Iterable[SquadQuestion], windower: Windower, key: str = "", *, answered: bool = True
+) -> TrainingWindows:
+    """Windows of all questions that can be used; the others are listed in `dropped`. Where they need not be `answered`,
+    one without an answer is used as well.
+    """
     usable, dropped, total = [], [], 0
     for question in questions:
         total += 1
-        reason = answer_fault(question)
+        reason = answer_fault(question) if answered or question.answers else None
         if reason is None:
             usable.append(question)
         else:

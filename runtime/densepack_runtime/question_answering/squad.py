@@ -148,7 +148,7 @@ def _question(stored: StoredQuestion, *, unanswered_is_impossible: bool) -> Squa
     golds, impossible = stored.golds(), stored.entry.child("is_impossible")
     said = unanswered_is_impossible and not golds if impossible.value is None else impossible.get(bool)
     return SquadQuestion(
-        id=_identity(stored.entry.child("id")),
+        id=stored.place if stored.is_bare else _identity(stored.entry.child("id")),
         question=stored.entry.child("question").get(str),
         context=stored.context,
         answers=tuple(answer for answer, _ in golds),

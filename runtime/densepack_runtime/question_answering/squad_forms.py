@@ -59,6 +59,16 @@ class StoredQuestion:
     context: str
     flat: bool
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is nothing but a question and its context, as JSON lines of questions to be answered are."""
+        return self.flat and self.entry.child("id").value is None and self.entry.child("answers").value is None
+
+    @property
+    def place(self) -> str:
+        """Where it stands, which names one without an id."""
+        return self.entry.place or "line 1"
+
     def golds(self) -> list[tuple[str, int]]:
         """Text and first character of every gold answer; a test set has none, or no `answers` at all."""
         answers = self.entry.child("answers")

@@ -192,6 +192,15 @@ def test_a_file_without_answers_is_a_test_set(tmp_path: Path, content: object) -
     assert not read_squad(written(tmp_path, document(entry(answers=[], is_impossible=True)))).is_test_set
 
 
+def test_lines_of_question_and_context_are_named_by_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "asked.jsonl"
+    bare = '{"question": "Where?", "context": "Here."}'
+    path.write_text(f"{bare}\n\n{bare}\n", encoding="utf-8")
+    assert [question.id for question in read_squad(path).questions] == ["line 1", "line 3"]
+    path.write_text(bare, encoding="utf-8")
+    assert [question.id for question in read_squad(path).questions] == ["line 1"]
+
+
 def test_a_compressed_file_reads_the_same(tmp_path: Path) -> None:
     path = tmp_path / "squad.json.gz"
     path.write_bytes(gzip.compress(sample_squad_path().read_bytes()))

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from densepack_models.formats.checkpoint import Checkpoint, refuse_longer_windows
 from densepack_models.formats.writer import strangers_in
+from densepack_models.pruning.backward import DrawnSpans, Spans, answers
 from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.devices import AUTOCAST, chosen_device
 from densepack_models.pruning.options import ShrinkOptions
@@ -95,7 +96,11 @@ def shrink(
         story.tell(note)
     windows = calibration_windows(start, data, options, story)
     story.tell(f"measuring {start.source} on {len(windows):,} windows, on the {device.upper()}")
-    statistics = _measured(student.to(device), windows, options, story)
+    spans: Spans = answers
+    if data.is_test_set:
+        story.tell("the data has no answers: the loss is that of spans drawn from what the model itself says")
+        spans = DrawnSpans(len(windows), seed=options.seed)
+    statistics = _measured(student.to(device), windows, spans, options, story)
     story.tell(f"ordering what can go from {len(statistics)} projections")
     with story.progress("ordering what can go", len(statistics)) as advance:
         surgeon = Surgeon(student.structure, plain_tensors(student), statistics, advance)
@@ -119,7 +124,7 @@ def calibration_windows(start: Checkpoint, data: SquadDataset, options: ShrinkOp
     generator = np.random.Generator(np.random.PCG64(options.seed))
     drawn = generator.permutation(len(data.questions))[: options.questions]
     windower = Windower(start.tokenizer_json, max_length=options.max_length, doc_stride=options.doc_stride)
-    windows = make_windows((data.questions[place] for place in drawn), windower)
+    windows = make_windows((data.questions[place] for place in drawn), windower, answered=not data.is_test_set)
     if not len(windows):
         raise InputError(
             f"none of {windows.questions} questions of the data can be used; {describe_dropped(windows.dropped)}"
@@ -132,7 +137,7 @@ def calibration_windows(start: Checkpoint, data: SquadDataset, options: ShrinkOp
 
 
 def _measured(
-    student: Student, windows: TrainingWindows, options: ShrinkOptions, story: Story
+    student: Student, windows: TrainingWindows, spans: Spans, options: ShrinkOptions, story: Story
 ) -> dict[str, ProjectionStatistics]:
     batches = TrainingBatches(windows, token_budget=options.token_budget, seed=options.seed)
 
@@ -142,12 +147,13 @@ def _measured(
             advance(1)
 
     with story.progress("measuring", len(batches)) as advance:
-        return measure(student, counted(advance), autocast=AUTOCAST[options.precision])
+        return measure(student, counted(advance), spans=spans, autocast=AUTOCAST[options.precision])
 
 
 def _record(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, output: Output) -> dict[str, Any]:
     """What the result depends on, as plain data."""
     return run_record("shrink", output.command_line, start, data, output.before) | {
+        "spans": "drawn" if data.is_test_set else "answers",
         "questions": min(options.questions, len(data.questions)),
         "steps": 0,  # of training
         "shrink": asdict(options),

@@ -1,4 +1,4 @@
-"""What a second-order cut has to know of every output projection, from a few hundred questions with their answers.
+"""What a second-order cut has to know of every output projection, from a few hundred questions.
 
 statistics = measure(student, batches)
 statistics["layer.3.ffn.output"].covariance                    # float64 [inputs, inputs]
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from densepack_models.pruning.backward import backward_passes
+from densepack_models.pruning.backward import Spans, answers, backward_passes
 from densepack_models.pruning.student import Student
 from densepack_runtime.errors import InputError
 
@@ -33,14 +33,18 @@ class ProjectionStatistics:
 
 
 def measure(
-    student: Student, batches: Iterable[Mapping[str, Tensor]], *, autocast: torch.dtype | None = None
+    student: Student,
+    batches: Iterable[Mapping[str, Tensor]],
+    *,
+    spans: Spans = answers,
+    autocast: torch.dtype | None = None,
 ) -> dict[str, ProjectionStatistics]:
     """Statistics of all output projections that still have inputs, by name. The student is left as it was.
 
     Raises InputError without a batch, or when a sum is not finite.
     """
     with _Observer(student) as observer:
-        windows = sum(backward_passes(student, batches, observer.look_at, autocast=autocast))
+        windows = sum(backward_passes(student, batches, observer.look_at, spans=spans, autocast=autocast))
     if not windows:
         raise InputError("there is no window to measure a model with")
     return {name: sums.statistics(name, windows) for name, sums in observer.sums.items()}

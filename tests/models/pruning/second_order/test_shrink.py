@@ -106,6 +106,27 @@ def test_a_family_comes_from_one_measurement(tiny_shrink: TinyShrink, tmp_path: 
     assert (tmp_path / "out" / "0.30" / "model.safetensors").read_bytes() == alone  # and twice the same bits
 
 
+def test_questions_without_answers_measure_it_too(
+    tiny_files: TinyFiles, densepack: CommandLine, tmp_path: Path
+) -> None:
+    """Lines of nothing but question and context: the loss is on the model's own spans, drawn by the seed."""
+    asked = [{"question": each.question, "context": each.context} for each in tiny_data(tmp_path).questions]
+    data = tmp_path / "asked.jsonl"
+    data.write_text("".join(json.dumps(line) + "\n" for line in asked), encoding="utf-8")
+
+    def cut(name: str, seed: int) -> tuple[bytes, str]:
+        sizes = ("--max-length", LONGEST, "--doc-stride", 8, "--device", "cpu", "--seed", seed)
+        outcome = densepack("shrink", tiny_files.start, tmp_path / name, "--data", data, "--density", 0.5, *sizes)
+        assert outcome.code == 0, outcome.err
+        assert json.loads((tmp_path / name / "training.json").read_text())["spans"] == "drawn"
+        return (tmp_path / name / "model.safetensors").read_bytes(), outcome.err
+
+    first, told = cut("first", 0)
+    assert "the data has no answers: the loss is that of spans drawn from what the model itself says" in told
+    assert cut("again", 0)[0] == first
+    assert cut("other", 1)[0] != first
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from densepack_models.pruning.backward import DrawnSpans, Spans, answers
 from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.losses import SpanLogits, answer_loss
 from densepack_models.pruning.second_order.statistics import ProjectionStatistics, measure, output_projections
@@ -20,6 +21,7 @@ from tests.models.pruning.tiny_task import LONGEST, tiny_data, tiny_start, tiny_
 # The products of a batch are float32: a relative 1e-6 or so of the largest entry.
 FLOAT32 = 2e-6
 NAME = "layer.0.ffn.output"
+DRAWN = 10_000
 
 
 def windows_of(folder: Path) -> TrainingWindows:
@@ -27,9 +29,11 @@ def windows_of(folder: Path) -> TrainingWindows:
     return make_windows(tiny_data(folder, 24).questions, windower)
 
 
-def measured(student: Student, windows: TrainingWindows, token_budget: int) -> dict[str, ProjectionStatistics]:
+def measured(
+    student: Student, windows: TrainingWindows, token_budget: int, spans: Spans = answers
+) -> dict[str, ProjectionStatistics]:
     batches = TrainingBatches(windows, token_budget=token_budget, seed=0)
-    return measure(student, (batches[place] for place in range(len(batches))))
+    return measure(student, (batches[place] for place in range(len(batches))), spans=spans)
 
 
 def assert_close(ours: Tensor, expected: Tensor) -> None:
@@ -70,6 +74,26 @@ def test_padding_does_not_count(tmp_path: Path) -> None:
     assert_close(together[NAME].mean, inputs.mean(0))
     assert_close(together[NAME].covariance, torch.cov(inputs.T, correction=0))
     assert_close(together[NAME].curvature, curvature)
+
+
+def test_drawn_spans_follow_the_distribution_and_leave_padding_out() -> None:
+    logits = torch.tensor([[1.0, -1.0, 0.5, 9.0]]).expand(DRAWN, -1)
+    mask = torch.tensor([[1, 1, 1, 0]]).expand(DRAWN, -1)
+    batch = {"attention_mask": mask, "window": torch.arange(DRAWN)}
+    spans = DrawnSpans(DRAWN, seed=0)(SpanLogits(logits, -logits), batch)
+    for drawn, given in zip(spans, (logits[0, :3], -logits[0, :3]), strict=True):
+        shares = drawn.bincount(minlength=4) / DRAWN
+        assert shares[3] == 0
+        torch.testing.assert_close(shares[:3], given.softmax(0), rtol=0, atol=4 * 0.5 / DRAWN**0.5)
+
+
+def test_drawn_spans_are_those_of_the_window(tmp_path: Path) -> None:
+    """The same whatever else is in the batch: sums differ by the rounding of float32 products alone."""
+    student = student_from_checkpoint(tiny_start(scale=8))
+    windows = windows_of(tmp_path)
+    spans = DrawnSpans(len(windows), seed=0)
+    small, large = (measured(student, windows, budget, spans)[NAME].curvature for budget in (128, 4096))
+    assert_close(small, large)
 
 
 def test_the_student_is_left_as_it_was(tmp_path: Path) -> None:
