@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Timer
 from types import FrameType
 from typing import Any
 
@@ -29,6 +30,7 @@ from densepack_runtime.errors import DensepackError
 # As shells count those that a signal ended.
 _INTERRUPTED, _TERMINATED = 130, 143
 _signalled: list[int] = []
+_AGAIN_S = 0.01
 # Tables keep their columns when stdout is a file or a pipe.
 _WIDTH_OF_FILES = 132
 
@@ -52,6 +54,7 @@ def run_command_line(app: Callable[[], Any]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background of a shell ignores it
         signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = _signal_again
     try:
         _run_and_flush(app)
     except KeyboardInterrupt:  # before or after what the application itself ends so
@@ -121,6 +124,15 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     """What Python does at SIGINT, kept in mind where a library swallows it."""
     _signalled.append(_INTERRUPTED)
     raise KeyboardInterrupt
+
+
+def _signal_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """A signal that came while Python freed an object, which it would tell of and then go on, is sent once more."""
+    number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(unraisable.exc_type)
+    if number is None or not _signalled:
+        sys.__unraisablehook__(unraisable)
+    else:  # from a thread, and so after this
+        Timer(_AGAIN_S, signal.raise_signal, (number,)).start()
 
 
 def tell(text: str) -> None:

@@ -61,6 +61,25 @@ def test_a_signal_outside_of_a_command_is_no_traceback(name: str, code: int, app
     assert (done.returncode, done.stderr) == (code, "")
 
 
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_while_an_object_is_freed_is_not_lost(name: str, code: int) -> None:
+    """Where Python can raise nothing: it would tell of it with a traceback, and the command would go on."""
+    text = (
+        "import signal, time, weakref\n"
+        "from densepack_runtime.host.console import run_command_line\n"
+        "class Freed: pass\n"
+        "def app():\n"
+        "    one = Freed()\n"
+        f"    kept = weakref.ref(one, lambda _: signal.raise_signal(signal.{name}))\n"
+        "    del one\n"
+        "    time.sleep(20)\n"
+        "    print('went on')\n"
+        "run_command_line(app)"
+    )
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_after_a_command_ends_the_process_and_loses_nothing(name: str) -> None:
     """While the interpreter tears down what was imported, which Python would tell of with a traceback."""
