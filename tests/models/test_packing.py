@@ -14,6 +14,7 @@ from torch import Tensor
 
 from densepack_models.families import FAMILIES
 from densepack_models.formats.checkpoint import Checkpoint
+from densepack_models.formats.tensors import HEAD_AXES, head_rows
 from densepack_models.packed_bert import PackedBertForQuestionAnswering, query_scale
 from densepack_models.packing import analyse, logit_difference, pack, pack_with_report
 from densepack_models.weights import tensors_from_module
@@ -199,7 +200,9 @@ def test_query_scale_is_inside_the_query_only() -> None:
 
 @st.composite
 def checkpoints(draw: st.DrawFn) -> Checkpoint:
-    """Any family, head size, activation and norm; heads and units of every kind of dead, mixed in every layer."""
+    """Any family, head size, activation and norm; heads and units of every kind of dead, mixed in every layer, and
+    heads that are not in the tensors, as `pruned_heads` leaves them.
+    """
     heads = draw(st.integers(1, 4))
     family = draw(st.sampled_from(FAMILIES))
     norms = ["layer_norm", "no_norm"] if "layer_norm_type" in family.config_keys else ["layer_norm"]
@@ -230,7 +233,12 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
                 zero(tensors, f"{prefix}.ffn.intermediate.weight", unit)
             else:
                 zero(tensors, f"{prefix}.ffn.output.weight", (slice(None), unit))
-    return replace(checkpoint, tensors=tensors)
+    stored = [tuple(sorted(draw(st.sets(st.integers(0, heads - 1))))) or (0,) for _ in range(2)]
+    for layer, kept in enumerate(stored):
+        for name, axis in HEAD_AXES.items():
+            rows = torch.tensor(head_rows(kept, checkpoint.blank.head_size))
+            tensors[f"layer.{layer}.{name}"] = tensors[f"layer.{layer}.{name}"].index_select(axis, rows)
+    return replace(checkpoint, tensors=tensors, heads=tuple(stored))
 
 
 @settings(max_examples=60, deadline=None)

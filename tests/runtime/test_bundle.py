@@ -370,6 +370,12 @@ def put(*place: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
         (put("files", value={"": {"sha256": "0", "bytes": 1}}), "a file '' outside of itself"),
         (put("engines", 0, "plan", value="../a.plan"), "a plan '../a.plan' outside of itself"),
         (put("max_length", value=-1), "windows of -1 tokens that overlap by 128"),
+        (put("max_length", value=513), "windows of 513 tokens .* for a model of at most 512 tokens"),
+        (
+            put("model", "structure", "position_pad_id", value=200),
+            "windows of 384 tokens .* for a model of at most 311 tokens",
+        ),
+        (put("inputs", value=[]), r"the inputs \(\) for a model with fed token types"),
         (put("max_length", value=10**12), "windows of 1000000000000 tokens"),
         (put("doc_stride", value=384), "windows of 384 tokens that overlap by 384"),
         (put("doc_stride", value=10**30), "overlap by 10+"),

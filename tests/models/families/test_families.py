@@ -7,21 +7,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from densepack_export.graphs.onnx_export import export_onnx
 from densepack_models.families import FAMILIES
+from densepack_models.families.distilbert import DISTILBERT
+from densepack_models.families.electra import ELECTRA
 from densepack_models.families.family import Family
+from densepack_models.families.roberta import ROBERTA
+from densepack_models.formats.checkpoint import load_checkpoint
 from densepack_models.formats.config import config_from_structure, structure_from_config
 from densepack_models.formats.replica import random_tensors
+from densepack_models.formats.writer import write_packed, write_transformers
 from densepack_models.packing import logit_difference, pack
 from densepack_models.pruning.student import packed_student, student_from_checkpoint
 from densepack_models.reference import reference_module
 from densepack_models.weights import module_from_tensors, tensors_from_module
 from densepack_runtime.structure import LayerStructure
-from tests.models.tiny_checkpoints import tiny_checkpoint, tiny_config
+from tests.models.tiny_checkpoints import pruned_checkpoint, tiny_checkpoint, tiny_config, tokenizer_of
 
 # Float32 rounding of two orders of summation is about 1e-6 on these sizes.
 FP32_TOLERANCE = 1e-5
+# One graph for each kind of embeddings; an export takes seconds.
+QUICK = ((ROBERTA, "fp16"), (DISTILBERT, "fp32"), (ELECTRA, "fp16"))
 FAMILY = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 
 
@@ -58,8 +66,19 @@ def test_positions_come_from_ids_where_the_family_counts_them(family: Family) ->
     assert max((ours - theirs).abs().max().item() for ours, theirs in pairs) < FP32_TOLERANCE
 
 
-@FAMILY
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize(
+    ("family", "precision"),
+    [
+        pytest.param(
+            family,
+            precision,
+            id=f"{family.model_type}-{precision}",
+            marks=[] if (family, precision) in QUICK else pytest.mark.slow,
+        )
+        for family in FAMILIES
+        for precision in ("fp32", "fp16")
+    ],
+)
 def test_the_graph_computes_what_the_module_does_up_to_the_longest_input(
     family: Family, precision: str, tmp_path: Path
 ) -> None:
@@ -67,6 +86,50 @@ def test_the_graph_computes_what_the_module_does_up_to_the_longest_input(
     packed = pack(tiny_checkpoint(family))
     export = export_onnx(packed, tmp_path / "model.onnx", precision=precision)  # type: ignore[arg-type]
     assert max(entry.length for entry in export.differences) == packed.structure.longest_input
+
+
+@FAMILY
+def test_raw_logits_on_padded_batches_are_those_of_transformers(family: Family) -> None:
+    """Padded with the family's own token, as batches are; transformers has its own positions and its own mask."""
+    checkpoint = tiny_checkpoint(family, seed=4)
+    pad = checkpoint.blank.position_pad_id or 0
+    ids = torch.full((3, 20), pad)
+    for row, length in enumerate((20, 11, 2)):
+        ids[row, :length] = torch.arange(2, 2 + length)
+    mask = (ids != pad).long()
+    inputs = ids, mask, (torch.arange(20) > 7).long() * mask
+    for ours, theirs in zip(pack(checkpoint)(*inputs), reference_module(checkpoint)(*inputs), strict=True):
+        torch.testing.assert_close(ours * mask, theirs * mask, atol=FP32_TOLERANCE, rtol=0)
+
+
+@FAMILY
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_the_published_format_is_written_and_read(family: Family, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Heads cut and named in `pruned_heads`, FFN units back at their places in zeros, under the family's names."""
+    original = pruned_checkpoint(tiny_checkpoint(family, vocab_size=400))
+    packed, tokenizer_json = pack(original), tokenizer_of(family, 400)
+    write_transformers(packed, tmp_path / "c", tokenizer_json=tokenizer_json, dtype=dtype)
+    stored = load_file(tmp_path / "c" / "model.safetensors")
+    query, first = (family.file_name(f"layer.1.{name}.weight") for name in ("attention.query", "ffn.intermediate"))
+    assert (stored[query].shape, stored[first].shape) == ((16, 32), (16, 32))
+    assert stored[first].any(1).tolist() == [False, True] * 8
+    checkpoint = load_checkpoint(tmp_path / "c")
+    assert (checkpoint.family, checkpoint.config["pruned_heads"]) == (family, {"0": [1, 2, 3], "1": [2, 3]})
+    assert checkpoint.tokenizer_json == tokenizer_json
+    again = pack(checkpoint)
+    assert again.structure.layers == packed.structure.layers
+    assert logit_difference(checkpoint, again) < FP32_TOLERANCE
+    if dtype == torch.float32:
+        assert logit_difference(original, again) < FP32_TOLERANCE
+
+
+@FAMILY
+def test_the_packed_format_is_read_back_to_the_bit(family: Family, tmp_path: Path) -> None:
+    packed = pack(pruned_checkpoint(tiny_checkpoint(family, vocab_size=400)))
+    write_packed(packed, tmp_path / "c", tokenizer_json=tokenizer_of(family, 400))
+    again = pack(load_checkpoint(tmp_path / "c"))
+    assert again.structure == packed.structure
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in packed.state_dict().items())
 
 
 @FAMILY
