@@ -34,6 +34,9 @@ def serve_bundle(
     cuda_graphs: CudaGraphsOption = True,
     cache: CacheOption = None,
     strict: StrictOption = False,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that answer at this port; threads and queue are divided.")
+    ] = 1,
     queue: Annotated[
         int, typer.Option(min=1, help="Tokens that may wait; a request beyond them gets 429 and when to come again.")
     ] = MOST_TOKENS,
@@ -74,7 +77,7 @@ def serve_bundle(
         require(package, "serve")
     from densepack_runtime.parity.proving import refuse_wrong
     from densepack_runtime.serving.options import ServerOptions
-    from densepack_runtime.serving.server import serve
+    from densepack_runtime.serving.start import serve
 
     options = ServerOptions(
         host=host,
@@ -90,5 +93,6 @@ def serve_bundle(
         tls_cert=tls_cert,
         tls_key=tls_key,
         open_to_all=open_to_all,
+        workers=workers,
     )
     serve(bundle, options, refuse_wrong, tell)

@@ -8,9 +8,11 @@ metrics.page()                                           # text of /metrics
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from densepack_runtime.serving.batcher import Seconds
 from densepack_runtime.sessions.session import Batch
@@ -21,9 +23,14 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counters in a registry of their own. Thread-safe."""
+    """Counters in a registry of their own. Thread-safe.
 
-    def __init__(self) -> None:
+    With `shared`, the folder that PROMETHEUS_MULTIPROC_DIR named when the process began, the page has the sums over all
+    processes that count there, also over those that have ended.
+    """
+
+    def __init__(self, shared: Path | None = None) -> None:
+        self._shared = shared
         self._registry = registry = CollectorRegistry()
         self._requests = Counter("densepack_requests", "Requests", ("endpoint", "status"), registry=registry)
         self._whole = Histogram(
@@ -40,9 +47,12 @@ class Metrics:
         self._model = Histogram("densepack_batch_seconds", "Time of a batch", buckets=_SECONDS, registry=registry)
         self._tokens = Counter("densepack_tokens", "Tokens that the model ran", registry=registry)
         self._padding = Counter("densepack_padding_tokens", "Padding that it ran beside them", registry=registry)
-        self._waiting_tokens = Gauge("densepack_queue_tokens", "Tokens that wait", registry=registry)
-        self._waiting_questions = Gauge(
-            "densepack_queue_questions", "Questions that are not answered yet", registry=registry
+        self._waiting_tokens, self._waiting_questions = (
+            Gauge(name, text, registry=registry, multiprocess_mode="livesum")
+            for name, text in (
+                ("densepack_queue_tokens", "Tokens that wait"),
+                ("densepack_queue_questions", "Questions that are not answered yet"),
+            )
         )
         self._reloads = Counter("densepack_reloads", "Bundles that were to take over", ("outcome",), registry=registry)
 
@@ -75,4 +85,8 @@ class Metrics:
         self._whole.labels(endpoint).observe(seconds)
 
     def page(self) -> bytes:
-        return generate_latest(self._registry)
+        if self._shared is None:
+            return generate_latest(self._registry)
+        everybodys = CollectorRegistry()
+        MultiProcessCollector(everybodys, str(self._shared))  # type: ignore[no-untyped-call]
+        return generate_latest(everybodys)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from densepack_runtime.backends import AskedPrecision
 from densepack_runtime.serving.batcher import MOST_TOKENS
@@ -12,7 +13,9 @@ from densepack_runtime.sessions.options import SessionOptions
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """`most_tokens` bounds what waits; `open_to_all` allows that anybody may ask."""
+    """`most_tokens` bounds what waits; `open_to_all` allows that anybody may ask. Threads and tokens are those of all
+    `workers` together.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -27,3 +30,16 @@ class ServerOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     open_to_all: bool = False
+    workers: int = 1
+
+    def shares(self) -> list[Self]:
+        """The options of each worker."""
+        threads, rest = divmod(self.session.cpu_threads, self.workers)
+        return [
+            replace(
+                self,
+                session=replace(self.session, threads=max(1, threads + (number < rest))),
+                most_tokens=max(1, self.most_tokens // self.workers),
+            )
+            for number in range(self.workers)
+        ]

@@ -40,8 +40,8 @@ class Target(Protocol):
         """Open and warm the bundle in a folder, beside the one that is served. Raises what is in its way."""
         ...
 
-    async def swap(self) -> dict[str, Any]:
-        """Serve what was prepared, and close what was served before. Returns the new facts."""
+    async def swap(self) -> dict[str, Any] | None:
+        """Serve what was prepared, and close what was served before. Returns what it is, where that is known yet."""
         ...
 
     async def drop(self) -> None:
@@ -75,10 +75,11 @@ class Reload:
             except Exception as error:
                 self._ended("refused")
                 raise _refused(error, folder) from error
-            [facts, *_] = await asyncio.gather(*(target.swap() for target in self._targets))
+            told = await asyncio.gather(*(target.swap() for target in self._targets))
+            facts = next(filter(None, told), {})
             self._ended("swapped")
-            _LOGGER.info("reloaded: %s is served from %s", facts["name"], folder)
-            return {name: facts[name] for name in ("name", "sha256", "backend", "precision")}
+            _LOGGER.info("reloaded: %s is served from %s", facts.get("name", "the bundle"), folder)
+            return facts
 
     async def _prepare(self, folder: Path) -> None:
         """Once where it can do no harm, then wherever it is to be served."""
@@ -107,7 +108,8 @@ class Exchange:
         assert self._next is not None
         old, self._service.model, self._next = self._service.model, self._next, None
         await asyncio.to_thread(_close_answered, old)
-        return self._service.model.facts
+        facts = self._service.model.facts
+        return {name: facts[name] for name in ("name", "sha256", "backend", "precision")}
 
     async def drop(self) -> None:
         unwanted, self._next = self._next, None

@@ -1,10 +1,9 @@
-"""A bundle behind a port: opened, warmed, served until a signal, and then ended without losing a request.
+"""The event loop of a server: it serves a socket until a signal, and ends without losing a request.
 
-    serve(Path("bundle"), ServerOptions(port=8000), judge, tell=print)
+    asyncio.run(run(service, listener, ready))
 
-SIGHUP has it opened anew (`reload`). At SIGTERM or SIGINT the server is not ready any more, but goes on answering for
-`GRACE_S`, and tells every connection to close; then it takes no more, and ends when all that it took is answered. A
-second signal ends it at once.
+At SIGTERM or SIGINT the server is not ready any more, but goes on answering for `GRACE_S`, and tells every connection
+to close; then it takes no more, and ends when all that it took is answered. A second signal ends it at once.
 """
 
 from __future__ import annotations
@@ -12,85 +11,35 @@ from __future__ import annotations
 import asyncio
 import math
 import multiprocessing
-import os
-import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from ipaddress import ip_address
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import suppress
 
 import uvicorn
 
-from densepack_runtime.errors import BackendError, InputError, ReloadError
+from densepack_runtime.errors import BackendError, ReloadError
 from densepack_runtime.host.console import one_line
 from densepack_runtime.serving.application import Service, application_of
 from densepack_runtime.serving.bearer import Bearers
 from densepack_runtime.serving.metrics import Metrics
 from densepack_runtime.serving.model import Model
 from densepack_runtime.serving.options import ServerOptions
-from densepack_runtime.serving.reload import Exchange, Judge, Reload
 from densepack_runtime.serving.tls import Certificate
 
 GRACE_S = 1.0
+LINE = 2048
 # Between the last connection that is taken and the end of idle ones: who has just connected gets to ask.
 _SETTLE_S = 0.2
 
 
-def serve(path: Path, options: ServerOptions, judge: Judge, tell: Callable[[str], None]) -> None:
-    """Serve a bundle until a signal.
-
-    Raises InputError for what cannot be listened on, what opening it raises, and BackendError where it cannot be run
-    any more.
+class _Listener(socket.socket):
+    """Keeps its line of connections as long as it is: what asyncio is given as `backlog` is how many it accepts in one
+    go, too, and of workers that share a socket the first would take all that wait.
     """
-    bearers, reload_bearers = Bearers.read(options.token_file), Bearers.read(options.reload_token_file)
-    certificate = Certificate.read(options.tls_cert, options.tls_key)
-    metrics = Metrics()
-    with _listening(options, secured=bearers is not None) as listener, _reload_signal() as asked:
-        model = Model.open(path.resolve(), options, metrics, lambda error: service.give_up(error))
-        service = Service(model, metrics, options.timeout_s, bearers, reload_bearers=reload_bearers, reload_asked=asked)
-        service.reload = Reload(path, options, [Exchange(service, options)], judge, metrics.reloaded)
-        try:
-            asyncio.run(run(service, listener, tell, certificate))
-        finally:
-            service.model.close()
-        if service.failure is not None:
-            raise BackendError(
-                f"the session broke, was opened again, and broke again: {one_line(service.failure)}"
-            ) from service.failure
 
-
-@contextmanager
-def _reload_signal() -> Iterator[threading.Event]:
-    """What SIGHUP sets: from the start, when the reload has to wait for what it would replace."""
-    asked = threading.Event()
-    before = signal.signal(signal.SIGHUP, lambda *_: asked.set())
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-@contextmanager
-def _listening(options: ServerOptions, *, secured: bool) -> Iterator[socket.socket]:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise InputError(f"the host {options.host} is not known here: {error}") from error
-    if not (secured or options.open_to_all or ip_address(address[0]).is_loopback):
-        raise InputError(
-            f"{options.host} can be reached from elsewhere, and anybody could ask: name --token-file, or allow it with "
-            "--open-to-all"
-        )
-    try:
-        listener = socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as error:
-        why = os.strerror(error.errno or 0)
-        raise InputError(f"{options.host}:{options.port} cannot be listened on: {why}") from error
-    with listener:
-        yield listener
+    def listen(self, _backlog: int = 0, /) -> None:
+        super().listen(LINE)
 
 
 class _Server(uvicorn.Server):
@@ -107,6 +56,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                backlog=1,
                 ssl_certfile=certificate.chain if certificate else None,
                 ssl_keyfile=certificate.key if certificate else None,
                 timeout_keep_alive=75,
@@ -142,24 +92,38 @@ class _Server(uvicorn.Server):
 
 
 async def run(
-    service: Service, listener: socket.socket, tell: Callable[[str], None], certificate: Certificate | None = None
+    service: Service, listener: socket.socket, ready: Callable[[], None], certificate: Certificate | None = None
 ) -> None:
-    """Serve on a socket, ready once the model is warm, until a signal."""
+    """Serve on a socket, which is closed then, until a signal; calls `ready` once the model is warm."""
     server = _Server(service, certificate)
-    serving = asyncio.create_task(server.serve([listener]))
-    host, port = listener.getsockname()[:2]
-    scheme = "https" if certificate else "http"
-    address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+    serving = asyncio.create_task(server.serve([_Listener(fileno=listener.detach())]))
     try:
-        tell(f"listening on {address}, warming {len(service.model.shapes)} shapes")
-        await asyncio.to_thread(service.model.warm, lambda: not service.ending)
+        if not service.warmed:
+            await asyncio.to_thread(service.model.warm, lambda: not service.ending)
         service.warmed = True
         if service.ready:
-            tell(f"ready: {address}")
+            ready()
     finally:
         server.should_exit = server.should_exit or not service.warmed
         await serving
-        for trial in multiprocessing.active_children():  # of a bundle that nobody needs to know of any more
-            trial.kill()
-    if service.failure is None:
-        tell("ended: everything that was taken is answered")
+        end_trials()
+
+
+def service_of(model: Model, metrics: Metrics, options: ServerOptions) -> Service:
+    """A model with whatever else is asked of it. Raises InputError for tokens that cannot be used."""
+    bearers, reload_bearers = Bearers.read(options.token_file), Bearers.read(options.reload_token_file)
+    return Service(model, metrics, options.timeout_s, bearers, reload_bearers=reload_bearers)
+
+
+def refuse_broken(service: Service) -> None:
+    """Raise BackendError where a service has ended because its model cannot be run any more."""
+    if service.failure is not None:
+        raise BackendError(
+            f"the session broke, was opened again, and broke again: {one_line(service.failure)}"
+        ) from service.failure
+
+
+def end_trials() -> None:
+    """Of a bundle that was being proven nobody needs to know any more."""
+    for trial in multiprocessing.active_children():
+        trial.kill()

@@ -67,7 +67,8 @@ class Either(Sent):
 class Outcome:
     """What came of a load: seconds of each request that was answered, and what was wrong with the others.
 
-    `refused` are those for which nobody listened any more, `lost` those that were taken and not answered.
+    `refused` are those for which nobody listened any more, `lost` those that were taken and not answered, `retried`
+    those that were sent again.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -75,6 +76,7 @@ class Outcome:
     wrong: list[str] = field(default_factory=list)
     refused: int = 0
     lost: int = 0
+    retried: int = 0
     whole_s: float = 0.0
 
     @classmethod
@@ -123,39 +125,68 @@ def _sent(number: int, question: str, context: str, found: Any) -> Sent:
     return Sent(body, 422) if isinstance(found, InputError) else Sent(body, 200, {"id": number, **found.as_dict()})
 
 
-async def load(port: int, requests: Sequence[Sent], connections: int = CONNECTIONS) -> Outcome:
-    """Send all requests over so many connections that are kept; one that is closed in time is opened again."""
+async def load(
+    port: int, requests: Sequence[Sent], connections: int = CONNECTIONS, *, tries: int = 1, rest_s: float = 0.05
+) -> Outcome:
+    """Send all requests over so many connections that are kept; one that is closed in time is opened again.
+
+    A request that is refused, lost or to come again later is sent up to `tries` times, `rest_s` apart.
+    """
     outcome, waiting = Outcome(), iter(requests)
     start = time.perf_counter()
-    await asyncio.gather(*(_client(port, waiting, outcome) for _ in range(connections)))
+    await asyncio.gather(*(_Client(port, outcome, tries, rest_s).send_all(waiting) for _ in range(connections)))
     outcome.whole_s = time.perf_counter() - start
     return outcome
 
 
-async def _client(port: int, waiting: Iterator[Sent], outcome: Outcome) -> None:
-    streams = None
-    for sent in waiting:
+@dataclass
+class _Client:
+    """One connection at a time, and what came of its requests."""
+
+    port: int
+    outcome: Outcome
+    tries: int
+    rest_s: float
+    streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def send_all(self, waiting: Iterator[Sent]) -> None:
+        for sent in waiting:
+            for left in reversed(range(self.tries)):
+                if await self._send(sent, again=left > 0):
+                    break
+                self.outcome.retried += 1
+                await asyncio.sleep(self.rest_s)
+        self._close()
+
+    def _close(self) -> None:
+        if self.streams:
+            self.streams[1].close()
+        self.streams = None
+
+    async def _send(self, sent: Sent, *, again: bool) -> bool:
+        """Whether that is what came of the request, where it may be sent `again`."""
         start = time.perf_counter()
-        fresh = streams is None
+        fresh = self.streams is None
         try:
-            streams = streams or await asyncio.open_connection("127.0.0.1", port)
-            status, body, closes = await _ask(*streams, sent.body)
+            self.streams = self.streams or await asyncio.open_connection("127.0.0.1", self.port)
+            status, body, closes = await _ask(*self.streams, sent.body)
         except (OSError, asyncio.IncompleteReadError) as error:
-            if fresh and isinstance(error, ConnectionError):  # what the kernel took, and nobody after it
-                outcome.refused += 1
-            else:
-                outcome.lost += 1
-            streams = None
-            continue
-        outcome.seconds.append(time.perf_counter() - start)
-        outcome.statuses[status] = outcome.statuses.get(status, 0) + 1
-        if not sent.fits(status, json.loads(body)):
-            outcome.wrong.append(f"{status} {body[:200]!r}, not {sent.answer or sent.status}")
+            self._close()
+            if not again:
+                if fresh and isinstance(error, ConnectionError):  # what the kernel took, and nobody after it
+                    self.outcome.refused += 1
+                else:
+                    self.outcome.lost += 1
+            return not again
         if closes:
-            streams[1].close()
-            streams = None
-    if streams:
-        streams[1].close()
+            self._close()
+        if again and status in (429, 503):
+            return False
+        self.outcome.seconds.append(time.perf_counter() - start)
+        self.outcome.statuses[status] = self.outcome.statuses.get(status, 0) + 1
+        if not sent.fits(status, json.loads(body)):
+            self.outcome.wrong.append(f"{status} {body[:200]!r}, not {sent.answer or sent.status}")
+        return True
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bytes, bool]:

@@ -47,7 +47,6 @@ class Running:
 
     service: Service
     port: int
-    told: list[str]
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
@@ -104,9 +103,9 @@ def running(
     metrics = Metrics()
     service = Service(model_of(session, windower, metrics, most_tokens), metrics, timeout_s, bearers)
     listener = socket.create_server(("127.0.0.1", 0))
-    told: list[str] = []
-    thread = threading.Thread(target=lambda: asyncio.run(run(service, listener, told.append, certificate)))
-    one = Running(service, listener.getsockname()[1], told)
+    port = listener.getsockname()[1]
+    thread = threading.Thread(target=lambda: asyncio.run(run(service, listener, lambda: None, certificate)))
+    one = Running(service, port)
     thread.start()
     try:
         if ready:

@@ -59,7 +59,7 @@ class Recorded:
 
     async def swap(self) -> dict[str, Any]:
         self.done.append("swap")
-        return {"name": "new", "sha256": "ab", "backend": "fake", "precision": "fp32", "manifest": {}}
+        return {"name": "new", "sha256": "ab", "backend": "fake", "precision": "fp32"}
 
     async def drop(self) -> None:
         self.done.append("drop")

@@ -46,10 +46,14 @@ def breaking(*errors: Exception) -> FakeSession:
 GONE = RuntimeError("the device is gone")
 
 
+def fail(error: Exception) -> None:
+    pytest.fail(f"gave up: {error}")
+
+
 def test_a_batch_that_breaks_its_session_is_run_by_the_next_one(caplog: pytest.LogCaptureFixture) -> None:
     first, second, third = breaking(GONE), breaking(), breaking()
     opened = [second, third]
-    session = ReopenedSession(first, lambda: opened.pop(0), lambda error: pytest.fail(str(error)))
+    session = ReopenedSession(first, lambda: opened.pop(0), fail)
     found, wanted = session.run(BATCH), made_up_logits(BATCH)
     assert (found.start == wanted.start).all()
     assert "the session broke and is opened again: RuntimeError: the device is gone" in caplog.text
@@ -62,7 +66,7 @@ def test_a_batch_that_breaks_its_session_is_run_by_the_next_one(caplog: pytest.L
 def test_every_batch_may_break_one_session() -> None:
     """Months of answers lie between two resets of a driver."""
     opened = [breaking(), breaking()]
-    session = ReopenedSession(breaking(GONE), lambda: opened.pop(0), lambda error: pytest.fail(str(error)))
+    session = ReopenedSession(breaking(GONE), lambda: opened.pop(0), fail)
     session.run(BATCH)
     session._session = breaking(GONE)
     session.run(BATCH)
@@ -92,7 +96,7 @@ def test_one_that_cannot_be_opened_again_is_the_last() -> None:
 
 
 def test_what_is_the_inputs_fault_breaks_nothing() -> None:
-    session = ReopenedSession(breaking(InputError("no")), pytest.fail, lambda error: pytest.fail(str(error)))
+    session = ReopenedSession(breaking(InputError("no")), pytest.fail, fail)
     with pytest.raises(InputError):
         session.run(BATCH)
 
