@@ -71,7 +71,7 @@ def serve(bundle: Path, options: ServerOptions, tell: Callable[[str], None]) -> 
     grid = Grid.of(choice.batching, opened.manifest.max_length)
     metrics = Metrics(waiting_tokens=lambda: batcher.tokens, waiting_questions=lambda: batcher.questions)
     with (
-        _listening(options, secured=bearers is not None) as listener,
+        listening(options, secured=bearers is not None) as listener,
         QuestionAnswerer.of(opened, choice, options.session) as answerer,
         Batcher(answerer, grid, most_tokens=options.most_tokens, ran=metrics.batch) as batcher,
     ):
@@ -103,7 +103,8 @@ def facts_of(bundle: Bundle, choice: Choice, cache: Path | None) -> dict[str, An
 
 
 @contextmanager
-def _listening(options: ServerOptions, *, secured: bool) -> Iterator[socket.socket]:
+def listening(options: ServerOptions, *, secured: bool) -> Iterator[socket.socket]:
+    """A socket where the options say. Raises InputError, also for an address that others reach and nothing secures."""
     try:
         family, _, _, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
