@@ -17,7 +17,7 @@ from densepack_runtime.commands.options import (
     ThreadsOption,
     app,
 )
-from densepack_runtime.errors import require
+from densepack_runtime.errors import InputError, require
 from densepack_runtime.host.console import tell
 from densepack_runtime.serving.batcher import MOST_TOKENS
 from densepack_runtime.sessions.options import SessionOptions
@@ -68,6 +68,15 @@ def serve_bundle(
     open_to_all: Annotated[
         bool, typer.Option("--open-to-all", help="Listen beyond this host without --token-file.")
     ] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Serve replicas on Ray Serve, on this host.")] = False,
+    ray_config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --ray: YAML with num_replicas, autoscaling_config, ray_actor_options and so on.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Answer over HTTP until SIGTERM; requests that come together are computed together. SIGHUP reloads the bundle.
 
@@ -95,4 +104,11 @@ def serve_bundle(
         open_to_all=open_to_all,
         workers=workers,
     )
-    serve(bundle, options, refuse_wrong, tell)
+    if ray:
+        from densepack_runtime.serving.ray_application import read_settings, serve_on_ray
+
+        serve_on_ray(bundle, options, read_settings(ray_config), tell)
+    elif ray_config is not None:
+        raise InputError(f"{ray_config} is for Ray Serve, which was not asked for: add --ray")
+    else:
+        serve(bundle, options, refuse_wrong, tell)

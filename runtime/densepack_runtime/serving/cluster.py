@@ -10,6 +10,7 @@ ends, or this process does.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import signal
@@ -18,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import cache
 from ipaddress import ip_address
 from typing import Any
 
@@ -27,7 +29,7 @@ from densepack_runtime.host.console import one_line
 # What travels through Ray here are names of parts, and requests.
 _OBJECT_STORE_BYTES = 1 << 28
 _ANSWER_S = 10.0
-# Ray's switch for a host without a network: it is read when Ray is imported, and by every process that it starts.
+# The first is Ray's switch for systems where it has no clusters.
 _LOOPBACK_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
 
 
@@ -38,9 +40,7 @@ def cluster(address: str | None, cpus: int) -> Iterator[Any]:
     Raises BackendError where there is none at the address. What Ray has to say goes to stderr.
     """
     with tempfile.TemporaryDirectory(prefix="densepack-ray-", ignore_cleanup_errors=True) as folder:
-        if address is None:
-            os.environ.update(_LOOPBACK_ALONE, RAY_AUTH_TOKEN=secrets.token_hex(32))
-        ray = require("ray", "ray")
+        ray = own_ray() if address is None else require("ray", "ray")
         own = {"num_cpus": cpus, "object_store_memory": _OBJECT_STORE_BYTES, "_temp_dir": folder}
         with redirect_stdout(sys.stderr):
             try:
@@ -53,6 +53,18 @@ def cluster(address: str | None, cpus: int) -> Iterator[Any]:
                 yield ray
             finally:
                 ray.shutdown()
+
+
+def own_ray() -> Any:
+    """The module `ray`, which will start on loopback alone: what makes it do so has to be set before it is imported."""
+    os.environ.update(_LOOPBACK_ALONE, RAY_AUTH_TOKEN=_token())
+    return require("ray", "ray")
+
+
+@cache
+def _token() -> str:
+    """Of this process, since Ray reads it once."""
+    return secrets.token_hex(32)
 
 
 def _refuse_silence(address: str) -> None:
@@ -78,3 +90,11 @@ def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
 def _refuse_others(listening: str) -> None:
     if not ip_address(listening.rpartition(":")[0].strip("[]")).is_loopback:
         raise BackendError(f"Ray listens at {listening}, which others can reach: another version of it may not")
+
+
+def gpu_share(ray: Any, processes: int) -> float:
+    """What of a GPU each process gets, so that all of them find room. Raises BackendError where there is none."""
+    gpus: float = ray.cluster_resources().get("GPU", 0)
+    if not gpus:
+        raise BackendError("no host of the cluster has a GPU, and the backend needs one: ask for another --backend")
+    return math.floor(1e4 / math.ceil(processes / gpus)) / 1e4  # Ray counts in steps of 0.0001

@@ -40,7 +40,7 @@ def serve(path: Path, options: ServerOptions, judge: Judge, tell: Tell) -> None:
     certificate = Certificate.read(options.tls_cert, options.tls_key)
     for tokens in (options.token_file, options.reload_token_file):
         Bearers.read(tokens)
-    with _listening(options) as listener:
+    with listening(options) as listener:
         if options.workers > 1:
             _serve_with_workers(path, options, judge, listener, tell)
         else:
@@ -94,7 +94,8 @@ def _reload_signal() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def _listening(options: ServerOptions) -> Iterator[socket.socket]:
+def listening(options: ServerOptions) -> Iterator[socket.socket]:
+    """A socket where the options say. Raises InputError, also for an address that others reach and nothing secures."""
     try:
         family, _, _, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
     except OSError as error:

@@ -10,7 +10,6 @@ process alone does. When one dies, Ray starts it again and gives it the same par
 from __future__ import annotations
 
 import logging
-import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, BundleError, DensepackError
 from densepack_runtime.host.console import one_line
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
-from densepack_runtime.serving.cluster import cluster
+from densepack_runtime.serving.cluster import cluster, gpu_share
 from densepack_runtime.serving.corpora.answering import Advance, AnswerTasks, Engine, answer_task, open_answerer
 from densepack_runtime.serving.corpora.out_folder import OutFolder
 from densepack_runtime.serving.corpora.plan import Job, Task
@@ -74,9 +73,8 @@ def on_ray(crew: Crew, engine: Engine, choice: Choice, job: Job, folder: OutFold
     worker does not survive; what a worker raises is raised here.
     """
     with cluster(crew.address, cpus=max(engine.session.cpu_threads, crew.workers)) as ray:
-        able = ray.cluster_resources()
-        threads = max(1, int(engine.session.threads or able["CPU"]) // crew.workers)
-        asked = {"num_cpus": threads, "num_gpus": _gpu_share(able, crew) if choice.on_gpu else 0}
+        threads = max(1, int(engine.session.threads or ray.cluster_resources()["CPU"]) // crew.workers)
+        asked = {"num_cpus": threads, "num_gpus": gpu_share(ray, crew.workers) if choice.on_gpu else 0}
         worker = ray.remote(max_restarts=-1, max_task_retries=MOST_TRIES - 1, **asked)(_Worker)
         theirs = replace(
             engine,
@@ -93,13 +91,6 @@ def on_ray(crew: Crew, engine: Engine, choice: Choice, job: Job, folder: OutFold
             folder.sweep()
 
         yield answer
-
-
-def _gpu_share(able: dict[str, float], crew: Crew) -> float:
-    """What of a GPU each worker gets, so that all of them find room."""
-    if not (gpus := able.get("GPU", 0)):
-        raise BackendError("no host of the cluster has a GPU, and the backend needs one: ask for another --backend")
-    return math.floor(1e4 / math.ceil(crew.workers / gpus)) / 1e4  # Ray counts in steps of 0.0001
 
 
 def _answer_all(ray: Any, workers: Sequence[Any], tasks: Sequence[Task], advance: Advance) -> None:

@@ -20,7 +20,7 @@ import pytest
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.serving.corpora.formats import Part
 from densepack_runtime.serving.corpora.plan import Task
-from densepack_runtime.serving.corpora.workers import Crew, _answer_all, _gpu_share
+from densepack_runtime.serving.corpora.workers import _answer_all
 from tests.command_line import CommandLine
 from tests.processes import command_line, descendants, listening, wait_until
 from tests.runtime.commands.test_batch import TINY_BUNDLE, contents, lines_in, write_lines
@@ -176,16 +176,6 @@ def test_a_cluster_is_for_workers(densepack: CommandLine, given: Path, tmp_path:
         "error: the cluster at 10.0.0.1:6379 is for workers, and none are asked for: say how many with --workers"
     ]
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(("workers", "gpus", "share"), [(1, 4, 1), (2, 2, 1), (3, 2, 0.5), (3, 1, 0.3333)])
-def test_workers_share_gpus_so_that_all_find_room(workers: int, gpus: float, share: float) -> None:
-    assert _gpu_share({"GPU": gpus}, Crew(workers)) == share
-
-
-def test_a_cluster_without_gpus_is_refused_where_one_is_needed() -> None:
-    with pytest.raises(BackendError, match="no host of the cluster has a GPU"):
-        _gpu_share({"CPU": 8}, Crew(1))
 
 
 class PlannedRay:
