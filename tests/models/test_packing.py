@@ -236,8 +236,8 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
     stored = [tuple(sorted(draw(st.sets(st.integers(0, heads - 1))))) or (0,) for _ in range(2)]
     for layer, kept in enumerate(stored):
         for name, axis in HEAD_AXES.items():
-            rows = torch.tensor(head_rows(kept, checkpoint.blank.head_size))
-            tensors[f"layer.{layer}.{name}"] = tensors[f"layer.{layer}.{name}"].index_select(axis, rows)
+            stays = torch.tensor(head_rows(kept, checkpoint.blank.head_size))
+            tensors[f"layer.{layer}.{name}"] = tensors[f"layer.{layer}.{name}"].index_select(axis, stays)
     return replace(checkpoint, tensors=tensors, heads=tuple(stored))
 
 

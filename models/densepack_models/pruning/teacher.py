@@ -24,19 +24,27 @@ from densepack_runtime.errors import InputError
 
 
 def refuse_other_vocabulary(teacher: Checkpoint, student: Checkpoint) -> None:
-    """Raise InputError when the two would not see the same tokens."""
-    ours, theirs = (Tokenizer.from_str(checkpoint.tokenizer_json).get_vocab() for checkpoint in (student, teacher))
+    """Raise InputError when the two would not see the same tokens; their families do not matter."""
+    tokenizers = [Tokenizer.from_str(checkpoint.tokenizer_json) for checkpoint in (student, teacher)]
+    ours, theirs = (tokenizer.get_vocab() for tokenizer in tokenizers)
     if ours != theirs:
         differing = sum(ours.get(token) != number for token, number in theirs.items())
         raise InputError(
             f"the teacher {teacher.source} has another vocabulary ({len(theirs)} tokens, the model has {len(ours)}; "
             f"{differing} have another id or none): its logits would be of other tokens"
         )
-    normalizers = [json.loads(checkpoint.tokenizer_json).get("normalizer") for checkpoint in (student, teacher)]
-    if normalizers[0] != normalizers[1]:
+    for part in ("normalizer", "pre_tokenizer"):
+        mine, other = (json.loads(checkpoint.tokenizer_json).get(part) for checkpoint in (student, teacher))
+        if mine != other:
+            raise InputError(
+                f"the teacher {teacher.source} splits text otherwise ({part} {other}, the model's is {mine}): take a "
+                "teacher with the same tokenizer"
+            )
+    mine, other = (tokenizer.encode("a", "a").tokens for tokenizer in tokenizers)
+    if mine != other:
         raise InputError(
-            f"the teacher {teacher.source} splits text otherwise (normalizer {normalizers[1]}, the model's is "
-            f"{normalizers[0]}): take a teacher with the same tokenizer"
+            f"the teacher {teacher.source} joins a question and a context otherwise ({' '.join(other)}, the model's is "
+            f"{' '.join(mine)}): take a teacher with the same tokenizer"
         )
 
 
