@@ -12,7 +12,7 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, cycle, takewhile
 from pathlib import Path
@@ -31,6 +31,13 @@ FLOOD = 150
 LIMIT_S = 60.0
 
 
+class Patient(Either):
+    """Where it is to come again later, it may be sent again; and need not, where nobody will be there any more."""
+
+    def fits(self, status: int, answer: dict[str, Any]) -> bool:
+        return status == 429 or super().fits(status, answer)
+
+
 @dataclass
 class Place:
     """A path to serve, the bundles that it may lead to, and requests with the answers of both good ones."""
@@ -38,7 +45,7 @@ class Place:
     link: Path
     good: tuple[Path, Path]
     broken: tuple[Path, Path]
-    requests: list[Sent]
+    requests: Sequence[Sent]
 
     @classmethod
     def made(cls, folder: Path) -> Place:
@@ -47,7 +54,7 @@ class Place:
         for bundle in good:
             with QuestionAnswerer.open(bundle, backend="onnxruntime", precision="fp32", threads=1) as answerer:
                 answers.append(mixed(answerer, 200))
-        requests = [Either.of(*sent) for sent in zip(*answers, strict=True) if len(sent[0].body) < LONGEST_BODY]
+        requests = [Patient.of(*sent) for sent in zip(*answers, strict=True) if len(sent[0].body) < LONGEST_BODY]
         place = cls(folder / "current", good, (wrong(BUNDLE, folder / "w"), damaged(BUNDLE, folder / "d")), requests)
         relink(place.link, good[0])
         return place
@@ -71,7 +78,7 @@ class Trial:
                 await asyncio.sleep(self.rng.uniform(0, 0.05))
                 return 0
             status, body, _ = await ask_on(reader, writer, sent.body)
-            return status if status == 429 or sent.fits(status, json.loads(body)) else -1
+            return status if sent.fits(status, json.loads(body)) else -1
         finally:
             writer.close()
 

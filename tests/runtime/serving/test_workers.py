@@ -79,8 +79,9 @@ def test_a_worker_that_is_killed_loses_only_what_it_held(tmp_path: Path) -> None
     with QuestionAnswerer.open(LAST) as before, QuestionAnswerer.open(later) as after:
         requests, by_later = mixed(before, 200), mixed(after, 200)
     with served(link, *ONNX, "--workers", "2") as server:
-        first = server.workers()
-        outcome = asyncio.run(load_while(server, requests * 4, lambda: os.kill(first[0], signal.SIGKILL)))
+        held = asyncio.run(connections_of(server, 16))
+        assert min(held) >= 3, held
+        outcome = asyncio.run(load_while(server, requests * 4, lambda: os.kill(server.workers()[0], signal.SIGKILL)))
         assert (outcome.wrong, outcome.lost, outcome.refused) == ([], 0, 0)
         assert outcome.retried > 0
         assert sum(outcome.statuses.values()) == 4 * len(requests)
@@ -97,6 +98,23 @@ def test_a_worker_that_is_killed_loses_only_what_it_held(tmp_path: Path) -> None
         assert outcome.refused > 0
         assert server.process.wait(WAIT_S) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in ending)
+
+
+async def connections_of(server: Served, count: int) -> list[int]:
+    """How many of so many connections at once each worker accepts."""
+    before = [open_files(pid) for pid in server.workers()]
+    streams = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", server.port) for _ in range(count)))
+    held = [0]
+    while sum(held) < count:
+        await asyncio.sleep(0.01)
+        held = [open_files(pid) - had for pid, had in zip(server.workers(), before, strict=True)]
+    for _, writer in streams:
+        writer.close()
+    return held
+
+
+def open_files(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 async def load_while(server: Served, requests: list[Sent], do: Callable[[], object], tries: int = 100) -> Outcome:
