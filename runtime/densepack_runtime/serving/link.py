@@ -31,11 +31,13 @@ class Link:
         self._numbers = count()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._answering: set[asyncio.Task[None]] = set()
+        self._began = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
 
     async def run(self, end: socket.socket) -> None:
         """Answer until the other process is gone."""
         reader, self._writer = await asyncio.open_connection(sock=end, limit=_LONGEST_LINE)
+        self._began.set()
         try:
             with suppress(ConnectionError):
                 while line := await reader.readline():
@@ -47,7 +49,8 @@ class Link:
                 future.cancel()
 
     async def call(self, name: str, *arguments: Any) -> Any:
-        """What the other process answers. Raises BackendError with what it raised, and where it is gone."""
+        """What the other process answers, once `run` began. Raises BackendError with what it raised, or is gone."""
+        await self._began.wait()
         number = next(self._numbers)
         future = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:

@@ -15,6 +15,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any, Self
 
 import uvicorn
 
@@ -29,17 +30,37 @@ from densepack_runtime.serving.tls import Certificate
 
 GRACE_S = 1.0
 LINE = 2048
+# Longer than a process that waits for connections takes to wake up, and short for one that is opened.
+REST_S = 0.001
 # Between the last connection that is taken and the end of idle ones: who has just connected gets to ask.
 _SETTLE_S = 0.2
 
 
 class _Listener(socket.socket):
-    """Keeps its line of connections as long as it is: what asyncio is given as `backlog` is how many it accepts in one
-    go, too, and of workers that share a socket the first would take all that wait.
+    """A socket that processes may share: who has accepted a connection leaves the next one to the others for a while.
+
+    Its line stays as long as it is: asyncio is given one number for that and for how many it accepts in one go.
     """
+
+    _rest_s = 0.0
+    _rested = 0.0
+
+    @classmethod
+    def of(cls, listener: socket.socket, *, shared: bool) -> Self:
+        """Takes the place of another socket object."""
+        own = cls(fileno=listener.detach())
+        own._rest_s = REST_S if shared else 0.0
+        return own
 
     def listen(self, _backlog: int = 0, /) -> None:
         super().listen(LINE)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if time.monotonic() < self._rested:
+            raise BlockingIOError
+        accepted = super().accept()
+        self._rested = time.monotonic() + self._rest_s
+        return accepted
 
 
 class _Server(uvicorn.Server):
@@ -92,15 +113,25 @@ class _Server(uvicorn.Server):
 
 
 async def run(
-    service: Service, listener: socket.socket, ready: Callable[[], None], certificate: Certificate | None = None
+    service: Service,
+    listener: socket.socket,
+    ready: Callable[[], None],
+    certificate: Certificate | None = None,
+    *,
+    shared: bool = False,
 ) -> None:
-    """Serve on a socket, which is closed then, until a signal; calls `ready` once the model is warm."""
+    """Serve on a socket, which is closed then, until a signal; calls `ready` when it accepts and the model is warm.
+
+    The socket may be `shared` with other processes.
+    """
     server = _Server(service, certificate)
-    serving = asyncio.create_task(server.serve([_Listener(fileno=listener.detach())]))
+    serving = asyncio.create_task(server.serve([_Listener.of(listener, shared=shared)]))
     try:
         if not service.warmed:
             await asyncio.to_thread(service.model.warm, lambda: not service.ending)
         service.warmed = True
+        while not (server.started or serving.done()):
+            await asyncio.sleep(0.01)
         if service.ready:
             ready()
     finally:

@@ -76,9 +76,8 @@ class _Worker:
         try:
             await self._open()
             linked.add_done_callback(lambda _: self._stop())
-            await self._link.call("ready")
             certificate = Certificate.read(self._task.options.tls_cert, self._task.options.tls_key)
-            await run(self._service, self._task.listener, lambda: None, certificate)
+            await run(self._service, self._task.listener, self._tell_ready, certificate, shared=True)
             self._service.model.close()
             refuse_broken(self._service)
         except (DensepackError, OSError) as error:
@@ -88,12 +87,17 @@ class _Worker:
 
     async def _open(self) -> None:
         options = self._task.options
-        give_up = lambda error: self._service.give_up(error)  # noqa: E731 - of a service that is still to come
-        model = await asyncio.to_thread(Model.open, self._task.folder, options, self._metrics, give_up)
+        model = await asyncio.to_thread(Model.open, self._task.folder, options, self._metrics, self._give_up)
         await asyncio.to_thread(model.warm)
         self._service = service_of(model, self._metrics, options)
         self._service.warmed, self._service.reload = True, self._ask_for_reload
         self._exchange = Exchange(self._service, options)
+
+    def _give_up(self, error: Exception) -> None:
+        self._service.give_up(error)
+
+    def _tell_ready(self) -> None:
+        self._telling = asyncio.create_task(self._link.call("ready"))
 
     async def _ask_for_reload(self) -> dict[str, Any]:
         try:

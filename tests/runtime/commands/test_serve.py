@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import signal
 import socket
 import sys
-import time
 from pathlib import Path
-from urllib.request import urlopen
 
 import pytest
 
@@ -18,12 +15,9 @@ from densepack_runtime.backends import choose_backend
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from tests.command_line import CommandLine
-from tests.runtime.serving.bundles import another, relink, wrong
-from tests.runtime.serving.load import Either, Outcome, Sent, load, mixed, served
+from tests.runtime.serving.load import Outcome, Sent, load, mixed, served
 
 LAST = Path(__file__).parents[2] / "last_version" / "bundle"
-# Ready at once: there is one shape to warm.
-ONNX = ("--backend", "onnxruntime", "--precision", "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -73,39 +67,6 @@ def test_sigterm_under_load_loses_nothing_that_was_taken(bundle: Path, requests:
     assert (outcome.wrong, outcome.lost) == ([], 0)
     assert outcome.statuses[200] > 50
     assert outcome.refused > 0  # they did go on
-
-
-def test_a_signal_reloads_what_the_path_leads_to_by_now(bundle: Path, requests: list[Sent], tmp_path: Path) -> None:
-    """Under load: one that answers wrongly is refused, one that is proven takes over; nothing is lost or mixed."""
-    link, later = tmp_path / "current", another(bundle, tmp_path / "another")
-    relink(link, bundle)
-    with QuestionAnswerer.open(later) as answerer:
-        by_later = mixed(answerer, len(requests))
-    either = list(map(Either.of, requests, by_later))
-
-    async def load_and_reload(port: int) -> Outcome:
-        loading = asyncio.create_task(load(port, either * 50, connections=4))
-        for target, ending in ((wrong(bundle, tmp_path / "wrong"), "refused"), (later, "swapped")):
-            relink(link, target)
-            server.process.send_signal(signal.SIGHUP)
-            await asyncio.to_thread(wait_for_reload, port, ending)
-        assert not loading.done()
-        after = await load(port, by_later[:100], connections=4)
-        server.process.terminate()
-        assert (after.wrong, after.lost) == ([], 0)
-        return await loading
-
-    with served(link, *ONNX) as server:
-        outcome = asyncio.run(load_and_reload(server.port))
-    assert (outcome.wrong, outcome.lost) == ([], 0)
-
-
-def wait_for_reload(port: int, ending: str) -> None:
-    told = f'densepack_reloads_total{{outcome="{ending}"}} 1.0'
-    end = time.monotonic() + 60
-    while told not in urlopen(f"http://127.0.0.1:{port}/metrics").read().decode():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("package", ["starlette", "uvicorn", "prometheus_client"])

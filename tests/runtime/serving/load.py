@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -126,7 +126,7 @@ def _sent(number: int, question: str, context: str, found: Any) -> Sent:
 
 
 async def load(
-    port: int, requests: Sequence[Sent], connections: int = CONNECTIONS, *, tries: int = 1, rest_s: float = 0.05
+    port: int, requests: Iterable[Sent], connections: int = CONNECTIONS, *, tries: int = 1, rest_s: float = 0.05
 ) -> Outcome:
     """Send all requests over so many connections that are kept; one that is closed in time is opened again.
 
@@ -169,7 +169,7 @@ class _Client:
         fresh = self.streams is None
         try:
             self.streams = self.streams or await asyncio.open_connection("127.0.0.1", self.port)
-            status, body, closes = await _ask(*self.streams, sent.body)
+            status, body, closes = await ask_on(*self.streams, sent.body)
         except (OSError, asyncio.IncompleteReadError) as error:
             self._close()
             if not again:
@@ -189,7 +189,7 @@ class _Client:
         return True
 
 
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bytes, bool]:
+async def ask_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bytes, bool]:
     writer.write(b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     await writer.drain()
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -203,6 +203,12 @@ class Served:
 
     process: subprocess.Popen[str]
     port: int
+
+    def workers(self) -> list[int]:
+        """The processes that answer for it; multiprocessing has another child, which is none."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 @contextmanager

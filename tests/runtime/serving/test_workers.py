@@ -79,24 +79,42 @@ def test_a_worker_that_is_killed_loses_only_what_it_held(tmp_path: Path) -> None
     with QuestionAnswerer.open(LAST) as before, QuestionAnswerer.open(later) as after:
         requests, by_later = mixed(before, 200), mixed(after, 200)
     with served(link, *ONNX, "--workers", "2") as server:
-        first = workers_of(server)
-        outcome = asyncio.run(load_while(server, requests * 4, lambda: os.kill(first[0], signal.SIGKILL)))
+        held = asyncio.run(connections_of(server, 16))
+        assert min(held) >= 3, held
+        outcome = asyncio.run(load_while(server, requests * 4, lambda: os.kill(server.workers()[0], signal.SIGKILL)))
         assert (outcome.wrong, outcome.lost, outcome.refused) == ([], 0, 0)
         assert outcome.retried > 0
         assert sum(outcome.statuses.values()) == 4 * len(requests)
-        wait_for(lambda: len(workers_of(server)) == 2)
+        wait_for(lambda: len(server.workers()) == 2)
         assert counted(server, "requests_total") >= 4 * len(requests) - 8
         relink(link, later)
         server.process.send_signal(signal.SIGHUP)
         wait_for(lambda: counted(server, "reloads_total") == 1)
         outcome = asyncio.run(load(server.port, by_later, connections=8))
         assert (outcome.wrong, outcome.lost) == ([], 0)
-        ending = workers_of(server)
+        ending = server.workers()
         outcome = asyncio.run(load_while(server, by_later * 50, server.process.terminate, tries=1))
         assert (outcome.wrong, outcome.lost) == ([], 0)
         assert outcome.refused > 0
         assert server.process.wait(WAIT_S) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in ending)
+
+
+async def connections_of(server: Served, count: int) -> list[int]:
+    """How many of so many connections at once each worker accepts."""
+    before = [open_files(pid) for pid in server.workers()]
+    streams = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", server.port) for _ in range(count)))
+    held = [0]
+    while sum(held) < count:
+        await asyncio.sleep(0.01)
+        held = [open_files(pid) - had for pid, had in zip(server.workers(), before, strict=True)]
+    for _, writer in streams:
+        writer.close()
+    return held
+
+
+def open_files(pid: int) -> int:
+    return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
 
 
 async def load_while(server: Served, requests: list[Sent], do: Callable[[], object], tries: int = 100) -> Outcome:
@@ -105,12 +123,6 @@ async def load_while(server: Served, requests: list[Sent], do: Callable[[], obje
     await asyncio.sleep(0.5)
     do()
     return await loading
-
-
-def workers_of(server: Served) -> list[int]:
-    """The processes that answer, by what they are connected to: multiprocessing has another child, its tracker."""
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def counted(server: Served, name: str) -> float:
