@@ -151,14 +151,15 @@ def test_workers_join_a_cluster(
             cluster.terminate()
 
 
-def test_without_ray_it_says_how_to_get_it(
-    densepack: CommandLine, monkeypatch: pytest.MonkeyPatch, given: Path, tmp_path: Path
+def test_without_ray_it_says_how_to_get_it_and_one_process_answers(
+    densepack: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    done = densepack("batch", TINY_BUNDLE, given, tmp_path / "out", "--backend", "onnxruntime", "--workers", 1)
-    assert done.error_lines == [
+    asked = ("batch", TINY_BUNDLE, write_lines(tmp_path / "in.jsonl", 3), tmp_path / "out", "--backend", "onnxruntime")
+    assert densepack(*asked, "--workers", 1).error_lines == [
         "error: the package 'ray' is needed for this and is not installed: pip install 'densepack[ray]'"
     ]
+    assert densepack(*asked).code == 0
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "auto", "127.0.0.1:six"])
