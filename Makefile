@@ -9,7 +9,7 @@ endif
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 CHECKPOINT ?=
 
-.PHONY: help setup demo demo-serve test check docs peers load-test seed-check gpu-check clean
+.PHONY: help setup demo demo-serve test check docs peers load-test batch-test seed-check gpu-check clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -45,6 +45,9 @@ peers: setup     ## densepack beside transformers 4.57, nn_pruning, optimum-onnx
 
 load-test: setup $(if $(BUNDLE),,demo)  ## `densepack serve` under load beside batches of one; answers compared with the library [BUNDLE= REQUESTS=]
 	$(BIN)/python -m tests.runtime.serving.loads $(or $(BUNDLE),demo/bundle) --requests $(or $(REQUESTS),2000)
+
+batch-test: setup $(if $(BUNDLE),,demo)  ## real rows through `densepack batch`: alone, a worker killed, resumed [BUNDLE= SQUAD="FILE …" ROWS=]
+	$(BIN)/python -m tests.runtime.serving.corpora.trial $(or $(BUNDLE),demo/bundle) --squad $(or $(SQUAD),../shared/data/squad/dev-v1.1.json ../shared/data/squad/train-v1.1.json.gz) --rows $(or $(ROWS),20000)
 
 seed-check: setup  ## prove the published model end to end: make seed-check [CHECKPOINT=folder] [SQUAD=dev-v1.1.json]
 	$(BIN)/python -m densepack_export.checks.seed_check $(CHECKPOINT) $(if $(SQUAD),--squad $(SQUAD))

@@ -4,7 +4,7 @@
 
 What is started here listens on loopback alone and only to who knows its token (every user of the host could run code
 in it otherwise), has no dashboard, tells nobody of its use, and is gone with its processes and files when the block
-ends, or this process does.
+ends.
 """
 
 from __future__ import annotations
@@ -89,7 +89,9 @@ def _connect(ray: Any, address: str, options: dict[str, Any]) -> None:
 
 def _refuse_others(listening: str) -> None:
     if not ip_address(listening.rpartition(":")[0].strip("[]")).is_loopback:
-        raise BackendError(f"Ray listens at {listening}, which others can reach: another version of it may not")
+        raise BackendError(
+            f"Ray listens at {listening}, which others can reach: densepack cannot keep this version of it in"
+        )
 
 
 def gpu_share(ray: Any, processes: int) -> float:

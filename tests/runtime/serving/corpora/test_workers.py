@@ -55,6 +55,13 @@ def alone(given: Path) -> dict[str, bytes]:
     return contents(out)
 
 
+@pytest.fixture
+def short_folder() -> Iterator[str]:
+    """For sockets, whose paths have at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
 @contextmanager
 def begun(given: Path, out: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     """A run of its own process group that has finished a few parts."""
@@ -94,6 +101,7 @@ def test_a_worker_that_is_killed_changes_nothing(given: Path, alone: dict[str, b
 def test_an_interrupted_run_leaves_no_processes_and_goes_on(
     given: Path, alone: dict[str, bytes], tmp_path: Path, number: signal.Signals
 ) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background hands down that it ignores it
     with begun(given, tmp_path / "out", *WORKERS) as run:
         theirs = descendants(run.pid)
         os.killpg(run.pid, number)  # as a terminal does
@@ -115,7 +123,10 @@ def test_an_interrupted_run_leaves_no_processes_and_goes_on(
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_killed_leaves_no_processes(given: Path, alone: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_driver_that_is_killed_leaves_no_processes(
+    given: Path, alone: dict[str, bytes], tmp_path: Path, short_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", short_folder)  # what Ray leaves there
     with begun(given, tmp_path / "out", *WORKERS) as run:
         theirs = descendants(run.pid)
         run.kill()
@@ -129,7 +140,7 @@ def test_a_driver_that_is_killed_leaves_no_processes(given: Path, alone: dict[st
 
 @pytest.mark.slow
 def test_workers_join_a_cluster(
-    given: Path, alone: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: Path, alone: dict[str, bytes], tmp_path: Path, short_folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One on loopback, that only those with its token may use."""
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -140,8 +151,9 @@ def test_workers_join_a_cluster(
     asked = command(given, tmp_path / "out", "--workers", "1", "--threads", "1", "--address", address)
     ray = [sys.executable, "-m", "ray.scripts.scripts"]
     head = [*ray, "start", "--head", "--block", "--include-dashboard=false", "--disable-usage-stats", "--num-cpus=1"]
-    place = f"--temp-dir={tempfile.mkdtemp(prefix='ray-')}"
-    with subprocess.Popen([*head, f"--port={address.split(':')[1]}", place], stdout=subprocess.DEVNULL) as cluster:
+    with subprocess.Popen(
+        [*head, f"--port={address.split(':')[1]}", f"--temp-dir={short_folder}"], stdout=subprocess.DEVNULL
+    ) as cluster:
         try:
             assert wait_until(lambda: any("raylet" in told for told in descendants(cluster.pid).values()), SECONDS)
             done = subprocess.run(asked, check=False, capture_output=True, text=True, timeout=SECONDS)
@@ -151,14 +163,15 @@ def test_workers_join_a_cluster(
             cluster.terminate()
 
 
-def test_without_ray_it_says_how_to_get_it(
-    densepack: CommandLine, monkeypatch: pytest.MonkeyPatch, given: Path, tmp_path: Path
+def test_without_ray_it_says_how_to_get_it_and_one_process_answers(
+    densepack: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    done = densepack("batch", TINY_BUNDLE, given, tmp_path / "out", "--backend", "onnxruntime", "--workers", 1)
-    assert done.error_lines == [
+    asked = ("batch", TINY_BUNDLE, write_lines(tmp_path / "in.jsonl", 3), tmp_path / "out", "--backend", "onnxruntime")
+    assert densepack(*asked, "--workers", 1).error_lines == [
         "error: the package 'ray' is needed for this and is not installed: pip install 'densepack[ray]'"
     ]
+    assert densepack(*asked).code == 0
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "auto", "127.0.0.1:six"])
