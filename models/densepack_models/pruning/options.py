@@ -9,6 +9,7 @@ The options of `densepack prune`, `fill` and `finetune` are made from these fiel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from densepack_models.formats.score_methods import LEAST_SHARE, RANKED, Method
@@ -139,14 +140,19 @@ PRESETS: dict[str, PruningOptions] = {
 }
 
 
-def densities_from_text(text: str) -> tuple[float, ...]:
-    """Shares from "0.7,0.5". Raises InputError for anything else than different numbers between 0 and 1."""
+def family_from_text(text: str) -> tuple[float, ...]:
+    """Densities, which are below 1, and speed-ups, which are above, from "0.7,0.5" or "2,3,4". Raises InputError for
+    anything else than different positive numbers.
+    """
     try:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
-    if not found or len({*found}) < len(found) or not all(0 < density < 1 for density in found):
-        raise InputError(f"densities are different numbers between 0 and 1, separated by commas; got {text!r}")
+    if not found or len({*found}) < len(found) or not all(0 < value < inf and value != 1 for value in found):
+        raise InputError(
+            "a family is of different numbers, separated by commas: densities, below 1, and speed-ups, above 1; got "
+            f"{text!r}"
+        )
     return found
 
 

@@ -1,13 +1,15 @@
-"""`densepack shrink`: measure a model once, and write it at one density or at several.
+"""`densepack shrink`: measure a model once, and write it at one size or at several.
 
-    [result] = shrink(load_checkpoint("model/"), {Path("small"): 0.3}, read_squad("train.json"), ShrinkOptions())
+    goals = {Path("small"): Goal("density", 0.3)}
+    [result] = shrink(load_checkpoint("model/"), goals, read_squad("train.json"), ShrinkOptions())
 
 Nothing is trained. The result is in the published format, and packs exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from densepack_models.pruning.batches import TrainingBatches
 from densepack_models.pruning.devices import AUTOCAST, chosen_device
 from densepack_models.pruning.options import ShrinkOptions
 from densepack_models.pruning.publishing import published, refuse_longer_windows, run_record, write_record
-from densepack_models.pruning.second_order.cut import Plan, Surgeon, refuse_unreachable
+from densepack_models.pruning.second_order.budgets import Goal, Prices, Timing, refuse_unreachable
+from densepack_models.pruning.second_order.cut import Plan, Surgeon
 from densepack_models.pruning.second_order.statistics import ProjectionStatistics, measure
 from densepack_models.pruning.student import Student, plain_tensors, student_from_checkpoint
 from densepack_models.pruning.training_data import TrainingWindows, describe_dropped, make_windows
@@ -31,6 +34,9 @@ from densepack_runtime.errors import InputError
 from densepack_runtime.host.folders import refuse_new_folder
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
+
+# A model is good that takes from so much to all of the time that it may; what is aimed at between, and how often.
+_GOOD, _AIM, _TRIES = 0.96, 0.98, 5
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,9 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class ShrinkResult:
-    """One model that was written. `packing_difference` is the largest |Δlogit| between it at full size and packed."""
+    """One model that was written. `packing_difference` is the largest |Δlogit| between it at full size and packed;
+    `timing` is there where a speed or a time was asked for.
+    """
 
     out: Path
     plan: Plan
@@ -56,9 +64,11 @@ class ShrinkResult:
     heads_total: int
     parameters: int
     packing_difference: float
+    timing: Timing | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"out": str(self.out), "plan": self.plan.as_dict()}
+        told = asdict(self) | {"out": str(self.out), "plan": self.plan.as_dict()}
+        return {name: value for name, value in told.items() if value is not None}
 
     def rows(self) -> list[tuple[str, ...]]:
         """Layer, heads, FFN units and the predicted losses of both, as text; the sums last."""
@@ -76,22 +86,23 @@ class ShrinkResult:
 
 def shrink(
     start: Checkpoint,
-    targets: Mapping[Path, float],
+    goals: Mapping[Path, Goal],
     data: SquadDataset,
     options: ShrinkOptions,
     output: Output | None = None,
     story: Story | None = None,
 ) -> list[ShrinkResult]:
-    """Write `start` to every folder of `targets` with at most so much of the linear weights. Raises InputError before
-    any work for a density that cannot be reached and for a folder that may not be replaced.
+    """Write `start` to every folder of `goals`, as small as its goal. Raises InputError before anything is measured on
+    the data for a goal that cannot be reached and for a folder that may not be replaced.
     """
     output, story = output or Output(), story or Story.silent()
     device = chosen_device(options)
     student = student_from_checkpoint(start)
-    for density in targets.values():
-        refuse_unreachable(student.structure, density)
-    for folder in targets:
+    for folder in goals:
         refuse_new_folder(folder, strangers_in if output.overwrite else None)
+    prices = {folder: goal.prices(student.structure) for folder, goal in goals.items()}
+    for folder, goal in goals.items():
+        refuse_unreachable(student.structure, goal, prices[folder])
     for note in start.notes:
         story.tell(note)
     windows = calibration_windows(start, data, options, story)
@@ -105,17 +116,34 @@ def shrink(
     with story.progress("ordering what can go", len(statistics)) as advance:
         surgeon = Surgeon(student.structure, plain_tensors(student), statistics, advance)
     record = _record(start, data, options, output) | {"windows": len(windows)}
-    return [
-        _write(start, folder, surgeon, surgeon.plan(density), record | {"density": density}, output)
-        for folder, density in targets.items()
-    ]
+    results = []
+    for folder, goal in goals.items():
+        plan, timing = _fitting_plan(surgeon, goal, prices[folder])
+        if timing is not None:
+            story.tell(f"{timing.ms:.3g} ms, {timing.speedup:.3g} times as fast as the dense model")
+        results.append(_write(start, folder, surgeon, plan, timing, record | {"budget": goal.as_dict()}, output))
+    return results
 
 
-def family_folders(out: Path, densities: Sequence[float]) -> dict[Path, float]:
-    """A folder for every density: 0.5 goes to OUT/0.50."""
-    return {
-        out / (f"{density:.2f}" if round(density, 2) == density else f"{density:g}"): density for density in densities
-    }
+def _fitting_plan(surgeon: Surgeon, goal: Goal, prices: Prices) -> tuple[Plan, Timing | None]:
+    """The plan for a goal. Where that is a time, the whole model is timed, and the budget is corrected by what prices
+    of single layers cannot tell until it takes what it may; of what was tried, the nearest.
+    """
+    structure = surgeon.whole
+    limit = goal.limit(prices, structure)
+    if goal.clock is None:
+        return surgeon.plan(prices, limit), None
+    tried: list[tuple[float, Plan, Timing]] = []
+    for _ in range(_TRIES):
+        plan = surgeon.plan(prices, limit)
+        timing = goal.clock.timing(surgeon.structure(plan))
+        excess = goal.excess(timing)
+        tried.append((abs(math.log(excess / _AIM)), plan, timing))
+        if _GOOD <= excess <= 1:
+            break
+        limit = int(limit * _AIM / excess)
+    _, plan, timing = min(tried, key=lambda one: one[0])
+    return plan, timing
 
 
 def calibration_windows(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, story: Story) -> TrainingWindows:
@@ -161,7 +189,13 @@ def _record(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, outpu
 
 
 def _write(
-    start: Checkpoint, folder: Path, surgeon: Surgeon, plan: Plan, record: dict[str, Any], output: Output
+    start: Checkpoint,
+    folder: Path,
+    surgeon: Surgeon,
+    plan: Plan,
+    timing: Timing | None,
+    record: dict[str, Any],
+    output: Output,
 ) -> ShrinkResult:
     cut = surgeon.cut(plan, start.config)
     with published(cut, folder, start, half=output.half, overwrite=output.overwrite) as written:
@@ -174,6 +208,7 @@ def _write(
             heads_total=structure.heads_total,
             parameters=structure.parameters,
             packing_difference=written.difference,
+            timing=timing,
         )
         write_record(written.folder, record, result.as_dict())
     return result

@@ -84,7 +84,7 @@ class _Sums:
         covariance = self.products / self.tokens - torch.outer(mean, mean)
         curvature = self.gradients / (2 * windows)
         if not (torch.isfinite(covariance).all() and torch.isfinite(curvature).all()):
-            raise InputError(f"the statistics of {name} are not finite: measure with --precision fp32")
+            raise InputError(f"the statistics of {name} are not finite: measure without --bf16")
         return ProjectionStatistics(mean, covariance, curvature)
 
 
