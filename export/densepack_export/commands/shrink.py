@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from densepack_export.commands.command_signature import changed, told_command_line, with_options
 from densepack_export.commands.options import OverwriteOption
 from densepack_models.pruning.option_fields import option
-from densepack_models.pruning.options import ShrinkOptions, family_from_text
+from densepack_models.pruning.options import ShrinkOptions, TrainingOptions, family_from_text
 from densepack_models.pruning.second_order.budgets import Goal, Quantity
 from densepack_runtime.benchmark.sides import Cell
 from densepack_runtime.commands.options import JsonOption, ThreadsOption, app
 from densepack_runtime.errors import InputError, require
 from densepack_runtime.host.console import print_json, print_table, progress_bar, tell
+from densepack_runtime.host.console import story as console_story
 from densepack_runtime.question_answering.squad import load_squad
 from densepack_runtime.sessions.compile_cache import CACHE_VARIABLE
 from densepack_runtime.sessions.options import SessionOptions
 
 if TYPE_CHECKING:
     from densepack_export.bench.clock import SessionClock
+    from densepack_models.pruning.recipes import TrainingResult
+    from densepack_models.pruning.second_order.recipe import ShrinkResult
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint to shrink: folder or hub id.")]
 OutArgument = Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write, in the published format.")]
@@ -82,6 +85,19 @@ CacheOption = Annotated[
     ),
 ]
 Bf16Option = Annotated[bool, typer.Option("--bf16", help="Matrix products in bfloat16 (autocast).")]
+RecoverOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="STEPS", help="Fine-tune what was cut for so many steps, with a teacher.", show_default=False
+    ),
+]
+TeacherOption = Annotated[
+    str | None,
+    typer.Option(metavar="CHECKPOINT", help="Whose logits --recover learns; by default MODEL's.", show_default=False),
+]
+StagesOption = Annotated[int, typer.Option(min=1, help="Cut and recover in turn so many times, by equal factors.")]
+# What recovering starts from: it is short, and what was cut is near its teacher already.
+RECOVERY = TrainingOptions(learning_rate=1.5e-4, dropout=0.0, attention_dropout=0.0)
 _COLUMNS = ("layer", "heads", "FFN units", "predicted loss, attention", "predicted loss, FFN")
 
 
@@ -101,6 +117,10 @@ class _Session:
 class OutputOptions:
     """How the result is written and told."""
 
+    state_dir: Path | None = option(
+        None, "Where what was measured and worked out is kept; by default OUT.state.", told=False
+    )
+    resume: bool = option(False, "Go on from --state-dir (from the start where there is nothing).", told=False)
     threads: ThreadsOption = option(None, told=False)
     half: bool = option(False, "Write float16 (half the size).")
     overwrite: OverwriteOption = option(False, told=False)
@@ -108,7 +128,12 @@ class OutputOptions:
 
 
 @app.command(rich_help_panel="Training")
-@with_options(ShrinkOptions(), OutputOptions(), without=("precision",))
+@with_options(
+    ShrinkOptions(),
+    RECOVERY,
+    OutputOptions(),
+    without=("precision", "epochs", "max_steps", "bad_answers", "eval_every"),
+)
 def shrink(
     context: typer.Context,
     model: ModelArgument,
@@ -124,6 +149,9 @@ def shrink(
     batch: BatchOption = 1,
     length: LengthOption = 384,
     cache: CacheOption = None,
+    recover: RecoverOption = None,
+    teacher: TeacherOption = None,
+    stages: StagesOption = 1,
     bf16: Bf16Option = False,
     **asked: object,
 ) -> None:
@@ -131,39 +159,63 @@ def shrink(
 
     Example: densepack shrink model/ small/ --data train-v1.1.json.gz --density 0.5
     """
-    for package in ("torch", "transformers"):
+    for package in ("torch", "transformers", *(("accelerate",) if recover is not None else ())):
         require(package, "prune")
     import torch
 
     from densepack_models.formats.checkpoint import load_checkpoint
-    from densepack_models.pruning.second_order import recipe
+    from densepack_models.pruning.second_order.recipe import Output, shrink
     from densepack_models.pruning.training_log import Story
 
-    options, how = changed(ShrinkOptions(precision="bf16" if bf16 else "fp32"), asked), changed(OutputOptions(), asked)
-    kept = cache or Path(os.environ.get(CACHE_VARIABLE) or out.with_name(f"{out.name}.state"))
-    session = _Session(backend, precision, batch, length, how.threads, kept)
-    sizes = {"density": density, "flops": flops, "speedup": speedup, "latency": latency_ms}
-    goals = _goals(out, {name: size for name, size in sizes.items() if size is not None}, family, session)
+    if recover is None and (teacher is not None or stages > 1):
+        raise InputError("--teacher and --stages are for what is recovered: say how long, --recover STEPS")
+    autocast: Literal["fp32", "bf16"] = "bf16" if bf16 else "fp32"
+    options, how = changed(ShrinkOptions(precision=autocast), asked), changed(OutputOptions(), asked)
+    state = how.state_dir or out.with_name(f"{out.name}.state")
+    kept = cache or Path(os.environ.get(CACHE_VARIABLE) or state)
+    sizes: dict[Quantity, float | None] = {
+        "density": density,
+        "flops": flops,
+        "speedup": speedup,
+        "latency": latency_ms,
+    }
+    goals = _goals(out, sizes, family, _Session(backend, precision, batch, length, how.threads, kept))
     if how.threads is not None:
         torch.set_num_threads(how.threads)
-    command_line = told_command_line(context, ShrinkOptions, OutputOptions)
-    output = recipe.Output(how.half, how.overwrite, before=Path(model), command_line=command_line)
-    results = recipe.shrink(load_checkpoint(model), goals, load_squad(data), options, output, Story(tell, progress_bar))
+    command_line = told_command_line(context, ShrinkOptions, TrainingOptions, OutputOptions)
+    output = Output(how.half, how.overwrite, Path(model), command_line, state, how.resume)
+    story = Story(tell, progress_bar, lines_for_rows=not console_story().is_terminal)
+    start, questions = load_checkpoint(model), load_squad(data)
+    if recover is None:
+        _show([(cut, None) for cut in shrink(start, goals, questions, options, output, story)], how)
+        return
+    from densepack_models.pruning.second_order.recovery import Recovery, shrink_and_recover
+
+    training = replace(changed(RECOVERY, asked), max_steps=recover, precision=autocast)
+    recovery = Recovery(start if teacher is None else load_checkpoint(teacher), training, stages)
+    _show(shrink_and_recover(start, goals, questions, options, recovery, output, story), how)
+
+
+def _show(results: Sequence[tuple[ShrinkResult, TrainingResult | None]], how: OutputOptions) -> None:
     if how.json_output:
-        print_json([result.as_dict() for result in results])
-    for result in results:
+        print_json([cut.as_dict() | ({"recovered": trained.as_dict()} if trained else {}) for cut, trained in results])
+    for cut, trained in results:
+        out = trained.out if trained else cut.out
         if not how.json_output:
-            print_table(
-                f"{result.out}: {100 * result.linear_density:.2f} % of the linear weights", _COLUMNS, result.rows()
-            )
-        tell(f"wrote {result.out}")
+            print_table(f"{out}: {100 * cut.linear_density:.2f} % of the linear weights", _COLUMNS, cut.rows())
+        if trained and not how.json_output:
+            print_table(f"{out}, recovered", ("what", "value"), trained.rows())
+        tell(f"wrote {out}")
 
 
-def _goals(out: Path, sizes: Mapping[Quantity, float], family: str | None, session: _Session) -> dict[Path, Goal]:
+def _goals(
+    out: Path, sizes: Mapping[Quantity, float | None], family: str | None, session: _Session
+) -> dict[Path, Goal]:
     """What to write where: one size to OUT, the members of a family to folders in it."""
-    if len(sizes) + (family is not None) != 1:
+    asked = [(quantity, value) for quantity, value in sizes.items() if value is not None]
+    if len(asked) + (family is not None) != 1:
         raise InputError("how small is not clear: give one of --density, --flops, --speedup, --latency-ms and --family")
-    wanted = dict(zip([out], sizes.items(), strict=False))
+    wanted = dict(zip([out], asked, strict=False))
     for value in family_from_text(family) if family is not None else ():
         name = f"{value:g}x" if value > 1 else f"{value:.2f}" if round(value, 2) == value else f"{value:g}"
         wanted[out / name] = ("speedup" if value > 1 else "density", value)

@@ -66,12 +66,14 @@ class Goal:
     """How small a model shall become: at most a share of the dense model's linear weights (`density`) or of its
     floating point operations for a window of `length` tokens (`flops`, attention products included, as `Cost` counts
     them), or at least so many times its speed (`speedup`), or at most so many milliseconds (`latency`), by the clock.
+    With a `share` below 1 it goes only so far there, counted in factors.
     """
 
     quantity: Quantity
     value: float
     length: int = 384
     clock: Clock | None = None
+    share: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 < self.value < inf:
@@ -82,14 +84,14 @@ class Goal:
             return _weights(structure)
         if self.quantity == "flops":
             return _flops(structure, self.length)
-        return self._clock.prices(structure)
+        return self.session.prices(structure)
 
     def limit(self, prices: Prices, structure: Structure) -> int:
-        """What may be spent."""
-        dense = prices.spent_on(structure.dense())
-        if self.quantity == "latency":
-            return int(self.value * NANOSECONDS)
-        return int(dense / self.value if self.quantity == "speedup" else self.value * dense)
+        """What may be spent, where `structure` is what there is now."""
+        dense, present = prices.spent_on(structure.dense()), prices.spent_on(structure)
+        asked = {"latency": self.value * NANOSECONDS, "speedup": dense / self.value}
+        wanted = asked.get(self.quantity, self.value * dense)
+        return int(wanted if self.share == 1 else present * (wanted / present) ** self.share)
 
     def reached(self, spent: int, dense: int) -> float:
         """The value of a model on which so much is spent."""
@@ -99,7 +101,7 @@ class Goal:
 
     def shown(self, value: float) -> str:
         """A value in words."""
-        if self.quantity in ("latency", "speedup"):
+        if self.is_timed:
             return f"{value:.3g} {'ms' if self.quantity == 'latency' else 'times the speed'}"
         return f"{100 * value:.3g} % of the {'linear weights' if self.quantity == 'density' else 'FLOPs'}"
 
@@ -108,11 +110,22 @@ class Goal:
         return self.value / timing.speedup if self.quantity == "speedup" else timing.ms / self.value
 
     def as_dict(self) -> dict[str, Any]:
-        told = {} if self.clock is None else {"session": dict(self.clock.as_dict())}
-        return {self.quantity: self.value, **({"length": self.length} if self.quantity == "flops" else told)}
+        told: dict[str, Any] = {self.quantity: self.value}
+        if self.share < 1:
+            told["share"] = self.share
+        if self.quantity == "flops":
+            told["length"] = self.length
+        if self.is_timed:
+            told["session"] = dict(self.session.as_dict())
+        return told
 
     @property
-    def _clock(self) -> Clock:
+    def is_timed(self) -> bool:
+        return self.quantity in ("speedup", "latency")
+
+    @property
+    def session(self) -> Clock:
+        """Whose time counts. Raises InputError where nobody has said."""
         if self.clock is None:
             raise InputError(f"a {self.quantity} is that of a session: say which with --backend")
         return self.clock
@@ -127,7 +140,7 @@ def refuse_unreachable(structure: Structure, goal: Goal, prices: Prices) -> None
     if not smallest:
         raise InputError("nothing can be removed from this model: it has no heads and no FFN units left")
     lowest, present, dense = prices.fixed + min(smallest), *map(prices.spent_on, (structure, structure.dense()))
-    limit = goal.limit(prices, structure)
+    limit = replace(goal, share=1.0).limit(prices, structure)
     if not lowest <= limit < present:
         has, least = (goal.shown(goal.reached(spent, dense)) for spent in (present, lowest))
         raise InputError(

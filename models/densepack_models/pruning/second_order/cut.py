@@ -7,8 +7,10 @@ packed = surgeon.cut(plan, config)
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +23,12 @@ from densepack_models.pruning.second_order.levels import Levels, cheapest_levels
 from densepack_models.pruning.second_order.removal import Removal, damped, refit, removal_order
 from densepack_models.pruning.second_order.statistics import ProjectionStatistics
 from densepack_models.weights import module_from_tensors
+from densepack_runtime.errors import DensepackError
+from densepack_runtime.host.files import write_text_atomic
+from densepack_runtime.host.records import Document, data_from_record
 from densepack_runtime.structure import LayerStructure, Structure
+
+ORDER = Document("an order of removal", DensepackError, "remove it, and it is worked out again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class Surgeon:
     """Cuts one model to any size. `tensors` are the model's, under the packed module's names, at packed shapes.
 
     `whole` is the structure of the model before. The order of removal is worked out when it is made, on the device of
-    the statistics; `advance` is called after every projection.
+    the statistics, or read from the folder `kept`, where every projection's is written; `advance` is called after each.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class Surgeon:
         tensors: Mapping[str, Tensor],
         statistics: Mapping[str, ProjectionStatistics],
         advance: Callable[[int], object] = lambda _: None,
+        kept: Path | None = None,
     ) -> None:
         self.whole, self._tensors, self._statistics = structure, tensors, statistics
         self._kinds = {
@@ -82,11 +90,8 @@ class Surgeon:
             "ffn": _Kind(1, UNITS_AT_ONCE, UNIT_AXES),
         }
         self._removals: dict[str, Removal] = {}
-        for name, known in statistics.items():
-            kind = self._kind(name)
-            self._removals[name] = removal_order(
-                self._weight(name), damped(known.covariance), known.curvature, size=kind.size, at_once=kind.at_once
-            )
+        for name in statistics:
+            self._removals[name] = self._removal(name) if kept is None else self._kept_removal(name, kept)
             advance(1)
 
     def plan(self, prices: Prices, limit: int) -> Plan:
@@ -111,6 +116,20 @@ class Surgeon:
                     self._keep(tensors, index, self._kinds[part], groups)
         with torch.random.fork_rng(devices=[]):
             return module_from_tensors(self.structure(plan), config, tensors)
+
+    def _kept_removal(self, name: str, folder: Path) -> Removal:
+        path = folder / f"{name}.json"
+        if path.is_file():
+            return ORDER.read(path, Removal)
+        removal = self._removal(name)
+        write_text_atomic(path, json.dumps(data_from_record(removal)) + "\n")
+        return removal
+
+    def _removal(self, name: str) -> Removal:
+        known, kind = self._statistics[name], self._kind(name)
+        return removal_order(
+            self._weight(name), damped(known.covariance), known.curvature, size=kind.size, at_once=kind.at_once
+        )
 
     def _kind(self, name: str) -> _Kind:
         return self._kinds[name.split(".")[2]]

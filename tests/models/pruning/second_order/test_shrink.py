@@ -17,8 +17,9 @@ from densepack_models.packing import pack
 from densepack_models.pruning.batches import TrainingBatches, padded_batch
 from densepack_models.pruning.options import ShrinkOptions
 from densepack_models.pruning.second_order.budgets import Goal
+from densepack_models.pruning.second_order.calibration import calibration_windows
 from densepack_models.pruning.second_order.cut import Surgeon
-from densepack_models.pruning.second_order.recipe import calibration_windows, shrink
+from densepack_models.pruning.second_order.recipe import shrink
 from densepack_models.pruning.second_order.statistics import measure
 from densepack_models.pruning.student import plain_tensors, student_from_checkpoint
 from densepack_models.pruning.training_log import Story
@@ -97,11 +98,18 @@ def test_its_card_tells_of_it(tiny_shrink: TinyShrink, densepack: CommandLine, t
     assert "training_log.csv" not in text
 
 
-def test_a_family_comes_from_one_measurement(tiny_shrink: TinyShrink, tmp_path: Path) -> None:
+def test_a_family_comes_from_one_measurement_and_the_card_of_each_tells_of_all(
+    tiny_shrink: TinyShrink, densepack: CommandLine, tmp_path: Path
+) -> None:
     outcome = tiny_shrink(tmp_path / "out", "--family", "0.6,0.3", "--json")
     assert outcome.code == 0, outcome.err
     results = json.loads(outcome.out)
     assert [Path(result["out"]).name for result in results] == ["0.60", "0.30"]
+    assert densepack("card", tmp_path / "out" / "0.30").code == 0
+    card = (tmp_path / "out" / "0.30" / "README.md").read_text(encoding="utf-8")
+    for result in results:
+        density, loss = 100 * result["linear_density"], result["plan"]["predicted_loss"]
+        assert f"| {Path(result['out']).name} | {density:.1f} % | {result['heads']} | {loss:.4f} |  |" in card
     assert tiny_shrink(tmp_path / "alone", "--density", 0.3).code == 0
     alone = (tmp_path / "alone" / "model.safetensors").read_bytes()
     assert (tmp_path / "out" / "0.30" / "model.safetensors").read_bytes() == alone  # and twice the same bits
@@ -171,7 +179,10 @@ def test_refusals_come_before_the_work(
 def test_what_is_there_stays_unless_asked(tiny_shrink: TinyShrink, tmp_path: Path) -> None:
     assert tiny_shrink(tmp_path / "out", "--density", 0.5).code == 0
     assert "pass --overwrite" in tiny_shrink(tmp_path / "out", "--density", 0.3).err
-    assert tiny_shrink(tmp_path / "out", "--density", 0.3, "--overwrite").code == 0
+    assert "pass --overwrite" in tiny_shrink(tmp_path / "out", "--density", 0.3, "--resume").err
+    again = tiny_shrink(tmp_path / "out", "--density", 0.3, "--overwrite")
+    assert "holds a measurement already, up to batch 1: pass --resume" in " ".join(again.err.split())
+    assert tiny_shrink(tmp_path / "out", "--density", 0.3, "--overwrite", "--resume").code == 0
     assert pack(load_checkpoint(tmp_path / "out")).structure.linear_density <= 0.3
 
 
