@@ -11,8 +11,9 @@ import json
 import sys
 from pathlib import Path
 
-from densepack_models.families import FAMILIES
 from tests.models.tiny_checkpoints import written_checkpoint
+
+from densepack_models.families import FAMILIES
 
 LONGEST = 256
 

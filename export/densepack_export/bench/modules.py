@@ -64,7 +64,7 @@ def side_of_module(name: SideName, bundle: Bundle | None, opened: ExitStack, opt
         opener, session = ModuleOpener(name), _torch_session(loaded.module, kind, options)
     else:
         folder = Path(opened.enter_context(TemporaryDirectory(prefix="densepack-bench-")))
-        opener = _exported(loaded.module, kind, folder)
+        opener = exported(loaded.module, kind, folder)
         session = opener(options)
     return Side(
         name=str(name),
@@ -107,7 +107,8 @@ def _torch_session(module: PackedBertForQuestionAnswering, kind: Kind, options: 
     return TorchSession(module, device=device, options=options, compiled=kind.backend.endswith("compiled"))
 
 
-def _exported(module: PackedBertForQuestionAnswering, kind: Kind, folder: Path) -> OpenSession:
+def exported(module: PackedBertForQuestionAnswering, kind: Kind, folder: Path) -> OpenSession:
+    """The module as a graph, or as a plan, in a folder, and what opens it."""
     graph = folder / "model.onnx"
     export_onnx(module, graph, precision=GRAPH_OF[kind.precision])
     if not BACKENDS[kind.backend].runs_plans:

@@ -52,6 +52,7 @@ def model_card(facts: CardFacts, choices: CardChoices, pictures: Sequence[Pictur
         ("What is left", _sizes(facts)),
         ("Speed", _speed(facts)),
         ("How it was made", _training(facts)),
+        ("The family", _family(facts)),
         ("Other densities", _trade_offs(facts)),
         ("Use", _usage(facts)),
     )
@@ -194,6 +195,23 @@ def _training(facts: CardFacts) -> str:
     logs = "Logs: [training_log.csv](training_log.csv); every" if facts.log else "Every"
     log = f"{logs} setting: [training.json](training.json)."
     return f"{loss}{shown}{told}\n\n{log}"
+
+
+def _family(facts: CardFacts) -> str:
+    """What was cut from one measurement of the same model, as the last stage that has made several tells."""
+    families = [stage["result"]["family"] for stage in facts.stages if stage.get("result", {}).get("family")]
+    rows = [
+        (
+            member["name"],
+            f"{100 * member['linear_density']:.1f} %",
+            str(member["heads"]),
+            f"{member['predicted_loss']:.4f}",
+            "" if member["speedup"] is None else f"{member['speedup']:.2f}",
+        )
+        for member in (families[-1] if families else ())
+    ]
+    columns = ("", "linear weights left", "heads left", "predicted loss of a window, when cut", "times as fast")
+    return table(columns, rows) if rows else ""
 
 
 def _trade_offs(facts: CardFacts) -> str:

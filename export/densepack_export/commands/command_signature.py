@@ -10,7 +10,7 @@ def fill(context: typer.Context, out: OutArgument, **asked: object) -> None:
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -28,8 +28,11 @@ Command = TypeVar("Command", bound=Callable[..., None])
 T = TypeVar("T", bound="DataclassInstance")
 
 
-def with_options(*groups: DataclassInstance) -> Callable[[Command], Command]:
-    """Gives a command an option for every field of the groups, with its value as the default, in place of `**asked`."""
+def with_options(*groups: DataclassInstance, without: Collection[str] = ()) -> Callable[[Command], Command]:
+    """Gives a command an option for every field of the groups, with its value as the default, in place of `**asked`.
+
+    Fields in `without` become none; of several that are called the same, the first does.
+    """
 
     def give(command: Command) -> Command:
         own = signature(command, eval_str=True).parameters.values()
@@ -37,7 +40,9 @@ def with_options(*groups: DataclassInstance) -> Callable[[Command], Command]:
         for group in groups:
             for told, parameter in _parameters(group):
                 names = [each.name for each in parameters]
-                parameters.insert(names.index(told["before"]) if "before" in told else len(names), parameter)
+                if parameter.name not in (*names, *without):
+                    before = told.get("before")
+                    parameters.insert(names.index(before) if before in names else len(names), parameter)
         command.__dict__["__signature__"] = Signature(parameters)
         command.__annotations__ = {each.name: each.annotation for each in parameters}
         return command

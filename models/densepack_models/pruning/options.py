@@ -9,6 +9,7 @@ The options of `densepack prune`, `fill` and `finetune` are made from these fiel
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from densepack_models.formats.score_methods import LEAST_SHARE, RANKED, Method
@@ -20,7 +21,7 @@ TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 BadAnswers = Literal["drop", "refuse"]
 ShrinkPrecision = Literal["fp32", "bf16"]
-Start = Literal["zero", "fisher"]
+Start = Literal["zero", "second-order", "fisher"]
 Preset = Literal["hybrid", "struct", "magnitude"]
 TEMPERATURE = 2.0
 
@@ -77,7 +78,8 @@ class PruningOptions:
     """Masks, schedule and regulariser. The thresholds of the ranked methods (topk, magnitude) are kept shares.
 
     `attention_block` None means whole heads. With `target_density`, λ (or the kept share) is steered to it. `init`
-    "fisher" starts the scores from a one-shot ranking made on `fisher_batches` batches.
+    "fisher" starts the scores from a one-shot ranking made on `fisher_batches` batches; "second-order" does so once
+    half of the way, counted in factors, has been cut by second-order statistics.
     """
 
     method: Method = option("sigmoid", "sigmoid, topk, threshold, magnitude or l0, instead of the preset's.", parse=str)
@@ -100,13 +102,21 @@ class PruningOptions:
     final_warmups: float = option(10.0, "How long the hold is, in warm-ups; 10.", least=0, by_preset=True)
     least_share: float = LEAST_SHARE
     score_learning_rate: float = option(1e-2, "Highest learning rate of the scores; 0.01.", above=0, by_preset=True)
-    init: Start = option("zero", "fisher: scores start from a one-shot ranking, for short schedules.")
+    init: Start = option(
+        "zero",
+        "second-order: half of the way to --target-density is cut at once, as `shrink` does, and scores start from a "
+        "ranking, for short schedules; fisher: the ranking alone.",
+    )
     fisher_batches: int = option(200, "Batches that the ranking looks at.", least=1)
 
     def __post_init__(self) -> None:
         faults = faults_of(self)
-        if self.init == "fisher" and self.method in ("magnitude", "l0"):
-            faults.append(f"a fisher start needs scores that a threshold or a rank cuts, method {self.method} has none")
+        if self.init == "second-order" and self.target_density is None:
+            faults.append("a second-order start goes half of the way to a density: say which, --target-density")
+        if self.init != "zero" and self.method in ("magnitude", "l0"):
+            faults.append(
+                f"a {self.init} start needs scores that a threshold or a rank cuts, method {self.method} has none"
+            )
         if self.method in RANKED and not 0 < self.last_threshold <= 1:
             faults.append(f"the last threshold of {self.method} is the kept share, 0 to 1, not {self.last_threshold:g}")
         if self.method == "sigmoid" and not 0 <= self.first_threshold <= self.last_threshold < 1:
@@ -139,14 +149,19 @@ PRESETS: dict[str, PruningOptions] = {
 }
 
 
-def densities_from_text(text: str) -> tuple[float, ...]:
-    """Shares from "0.7,0.5". Raises InputError for anything else than different numbers between 0 and 1."""
+def family_from_text(text: str) -> tuple[float, ...]:
+    """Densities, which are below 1, and speed-ups, which are above, from "0.7,0.5" or "2,3,4". Raises InputError for
+    anything else than different positive numbers.
+    """
     try:
         found = tuple(float(part) for part in text.split(","))
     except ValueError:
         found = ()
-    if not found or len({*found}) < len(found) or not all(0 < density < 1 for density in found):
-        raise InputError(f"densities are different numbers between 0 and 1, separated by commas; got {text!r}")
+    if not found or len({*found}) < len(found) or not all(0 < value < inf and value != 1 for value in found):
+        raise InputError(
+            "a family is of different numbers, separated by commas: densities, below 1, and speed-ups, above 1; got "
+            f"{text!r}"
+        )
     return found
 
 
@@ -160,6 +175,7 @@ class ShrinkOptions:
     doc_stride: int = option(128, "Tokens that neighbouring windows share.", least=0)
     precision: ShrinkPrecision = option("fp32", "Of the model's matrix products while it is measured (autocast).")
     device: Device = option("auto", "Where to measure and to cut, in float64 either way.")
+    save_every: int = option(50, "Batches, or steps of --recover, between two saves.", least=1, told=False)
     seed: int = option(0, "Of the questions that are drawn.", least=0, most=2**32 - 1)
 
     def __post_init__(self) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from densepack_models.formats.checkpoint import Checkpoint, refuse_longer_windows
+from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint, refuse_longer_windows
 from densepack_models.formats.writer import LOG, strangers_in
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack
@@ -32,8 +32,11 @@ from densepack_models.pruning.evaluation import Evaluator
 from densepack_models.pruning.filling import fill_zeros
 from densepack_models.pruning.fisher import gate_importance, set_scores
 from densepack_models.pruning.masked import MaskSettings
-from densepack_models.pruning.options import PruningOptions, TrainingOptions
+from densepack_models.pruning.options import PruningOptions, ShrinkOptions, TrainingOptions
 from densepack_models.pruning.publishing import published, run_record, write_record
+from densepack_models.pruning.run_state import settle_state
+from densepack_models.pruning.second_order.budgets import Goal
+from densepack_models.pruning.second_order.recipe import Output, shrink
 from densepack_models.pruning.student import (
     Student,
     packed_student,
@@ -50,22 +53,18 @@ from densepack_models.pruning.trainer import (
 from densepack_models.pruning.training_data import TrainingWindows, describe_dropped
 from densepack_models.pruning.training_log import Story, write_history
 from densepack_models.weights import tensors_from_module
-from densepack_runtime.errors import InputError
 from densepack_runtime.host.files import write_text_atomic
 from densepack_runtime.host.folders import refuse_new_folder
 from densepack_runtime.question_answering.squad import SquadDataset, SquadScore
-
-# What may change between a run and its resumption without changing its result.
-_FREE = ("save_every", "log_every", "eval_every", "device", "source", "command_line")
 
 
 @dataclass(frozen=True)
 class Run:
     """What the three recipes share. `eval_data` is scored every `training.eval_every` steps and at the end.
 
-    `state_dir` keeps windows and teacher logits (in `cache`) and, by command, checkpoints and the log. `half` writes
-    the result in float16. `before` is the folder that the start was read from: when a run made it, its record and log
-    go on in those of this one. `command_line` is for the record.
+    `state_dir` keeps, by command, checkpoints and the log, and windows and teacher logits in a folder `cache`, or in
+    the one that is given. `half` writes the result in float16. `before` is the folder that the start was read from:
+    when a run made it, its record and log go on in those of this one. `command_line` is for the record.
     """
 
     data: SquadDataset
@@ -78,6 +77,12 @@ class Run:
     half: bool = False
     overwrite: bool = False
     story: Story = field(default_factory=Story.silent)
+    cache: Path | None = None
+
+    @property
+    def kept(self) -> Path:
+        """Where windows and teacher logits are, which other runs can share."""
+        return self.cache or self.state_dir / "cache"
 
 
 @dataclass(frozen=True)
@@ -123,11 +128,34 @@ def prune(start: Checkpoint, out: Path, teacher: Checkpoint, run: Run, pruning: 
     """Fine-prune a checkpoint with a teacher and write what is left. Raises InputError before any work for settings
     that cannot come to anything, TrainingError when the loss is no longer finite.
     """
+    if pruning.init == "second-order":
+        start, run = _half_cut(start, out, teacher, run, pruning)
     masks = MaskSettings(pruning.method, pruning.attention_block, pruning.last_threshold, pruning.least_share)
     student = student_from_checkpoint(start, masks)
     if pruning.target_density is not None:
         refuse_unreachable(student, pruning.target_density)
     return _train("prune", student, start, out, teacher, run, pruning=pruning)
+
+
+def _half_cut(
+    start: Checkpoint, out: Path, teacher: Checkpoint, run: Run, pruning: PruningOptions
+) -> tuple[Checkpoint, Run]:
+    """The start of a fine-pruning after a one-shot cut, kept with its state, and the run that goes on there."""
+    assert pruning.target_density is not None
+    refuse_early(start, teacher, out, run)
+    training, folder = run.training, run.state_dir / "start"
+    options = ShrinkOptions(
+        token_budget=training.token_budget,
+        max_length=training.max_length,
+        doc_stride=training.doc_stride,
+        precision="bf16" if training.precision == "bf16" else "fp32",
+        device=training.device,
+        seed=training.seed,
+    )
+    goal = Goal("density", pruning.target_density, share=0.5)
+    output = Output(overwrite=True, before=run.before, state_dir=folder, resume=run.resume)
+    shrink(start, {folder / "cut": goal}, run.data, options, output, run.story)
+    return load_checkpoint(folder / "cut"), replace(run, before=folder / "cut")
 
 
 def fill(pruned: Checkpoint, out: Path, teacher: Checkpoint, run: Run) -> TrainingResult:
@@ -162,12 +190,12 @@ def _train(
     pruning: PruningOptions | None = None,
 ) -> TrainingResult:
     training, story = run.training, run.story
-    _refuse_early(start, teacher, out, run)
+    refuse_early(start, teacher, out, run)
     for note in start.notes:
         story.tell(note)
     evaluator = _evaluator(start, run)
     set_dropout(student, training.dropout, training.attention_dropout)
-    windows = _windows(start, run)
+    windows = _windows(start, teacher, run)
     batches = TrainingBatches(windows, token_budget=training.token_budget, seed=training.seed)
     processes = _processes()
     setup = TrainingSetup(
@@ -181,14 +209,15 @@ def _train(
     if pruning is not None:
         assert setup.schedule is not None  # raises when the steps leave no room to prune
     record = _record(command, start, teacher, run, setup)
-    _settle_state(setup.folder, record, resume=run.resume)
+    last = last_checkpoint(setup.folder)
+    settle_state(setup.folder, record, "training", last.name if last else None, resume=run.resume)
     story.tell(
         f"{len(windows):,} windows of {windows.questions - len(windows.dropped):,} questions, {len(batches):,} batches "
         f"of up to {training.token_budget:,} tokens a pass, {setup.total:,} steps; state in {run.state_dir}"
     )
     tutor = _teacher(teacher, windows, run, remember=processes == 1)
     trainer = StudentTrainer(student, batches, tutor, setup)
-    if pruning is not None and pruning.init == "fisher" and last_checkpoint(setup.folder) is None:
+    if pruning is not None and pruning.init != "zero" and last_checkpoint(setup.folder) is None:
         _start_from_fisher(trainer, batches, pruning)
     trainer.run(resume=run.resume)
     if trainer.last_score is None and trainer.evaluation_failure is None:  # resumed from the end
@@ -206,7 +235,8 @@ def _train(
 # --- before -----------------------------------------------------------------------------------------------------------
 
 
-def _refuse_early(start: Checkpoint, teacher: Checkpoint | None, out: Path, run: Run) -> None:
+def refuse_early(start: Checkpoint, teacher: Checkpoint | None, out: Path, run: Run) -> None:
+    """Raise InputError, before any work, for what a training could not do or write."""
     chosen_device(run.training)
     refuse_new_folder(out, strangers_in if run.overwrite else None)
     if teacher is not None:
@@ -215,15 +245,16 @@ def _refuse_early(start: Checkpoint, teacher: Checkpoint | None, out: Path, run:
         refuse_longer_windows(checkpoint, run.training.max_length)
 
 
-def _windows(start: Checkpoint, run: Run) -> TrainingWindows:
+def _windows(start: Checkpoint, teacher: Checkpoint | None, run: Run) -> TrainingWindows:
     training = run.training
     windows = TrainingWindows.load_or_make(
         run.data,
         start.tokenizer_json,
-        run.state_dir / "cache",
+        run.kept,
         max_length=training.max_length,
         doc_stride=training.doc_stride,
         bad_answers=training.bad_answers,
+        answered=teacher is None or training.distillation_weight < 1 or not run.data.is_test_set,
     )
     if windows.dropped:
         path = run.state_dir / "dropped_questions.json"
@@ -252,7 +283,7 @@ def _teacher(teacher: Checkpoint | None, windows: TrainingWindows, run: Run, *, 
         return None
     tutor = Teacher(teacher, chosen_device(run.training), autocast=AUTOCAST[run.training.precision])
     if remember:
-        tutor.remember(windows, run.state_dir / "cache")
+        tutor.remember(windows, run.kept)
     return tutor
 
 
@@ -271,36 +302,6 @@ def _record(
         "training": asdict(run.training),
         "pruning": setup.pruning and asdict(setup.pruning),
     }
-
-
-def _settle_state(folder: Path, record: dict[str, Any], *, resume: bool) -> None:
-    """Make sure that what is in the state folder is this run's. Raises InputError when it is not."""
-    path = folder / "run.json"
-    last = last_checkpoint(folder)
-    record = json.loads(json.dumps(record))
-    if last is not None and not resume:
-        raise InputError(
-            f"{folder} holds a training already, up to {last.name}: pass --resume to go on with it, or choose another "
-            "--state-dir"
-        )
-    if last is not None and path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changes = sorted(_differences(before, record))
-        if changes:
-            raise InputError(
-                f"the training in {folder} was started otherwise: {'; '.join(changes)}. Resume it with the settings it "
-                "was started with, or choose another --state-dir"
-            )
-    write_text_atomic(path, json.dumps(record, indent=1) + "\n")
-
-
-def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            if key not in _FREE:
-                yield from _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
-    elif before != now:
-        yield f"{name} was {before!r} and is {now!r}"
 
 
 def _start_from_fisher(trainer: StudentTrainer, batches: TrainingBatches, pruning: PruningOptions) -> None:

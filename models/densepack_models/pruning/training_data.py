@@ -73,20 +73,21 @@ class TrainingWindows:
         max_length: int,
         doc_stride: int,
         bad_answers: BadAnswers = "drop",
+        answered: bool = True,
     ) -> TrainingWindows:
         """The windows from the cache folder, or made now and stored there.
 
-        Raises InputError when no question has an answer, and with `bad_answers` "refuse" when one cannot be used.
+        Raises InputError when no question has an answer although they need to be `answered`, and with `bad_answers`
+        "refuse" when one cannot be used.
         """
         key = windows_key(dataset, tokenizer_json, max_length, doc_stride)
         path = cache / f"windows-{key}.npz"
         windows = _read(path, key)
         if windows is None:
-            if not any(question.answers for question in dataset.questions):
+            if answered and not any(question.answers for question in dataset.questions):
                 raise InputError("the training data has no answers: nothing can be learnt from it; take a training set")
-            windows = make_windows(
-                dataset.questions, Windower(tokenizer_json, max_length=max_length, doc_stride=doc_stride), key
-            )
+            windower = Windower(tokenizer_json, max_length=max_length, doc_stride=doc_stride)
+            windows = make_windows(dataset.questions, windower, key, answered=answered)
             if not len(windows):
                 raise InputError(f"no question of the training data can be used; {describe_dropped(windows.dropped)}")
             _write(path, windows)

@@ -85,6 +85,7 @@ def test_from_dense_to_filled(
     [
         (5, 0.3, ()),
         (1, 0.29, ("--init", "fisher")),
+        (1, 0.29, ("--init", "second-order")),
         (5, 0.3, ("--attention-block", "head", "--method", "topk")),
         (5, 0.45, ("--preset", "magnitude")),
         (3, 0.3, ("--method", "l0", "--last-threshold", 0)),

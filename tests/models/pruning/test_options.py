@@ -75,6 +75,11 @@ def test_all_faults_of_a_pruning_are_told() -> None:
     ]
 
 
+def test_a_second_order_start_needs_to_know_where_it_goes() -> None:
+    with pytest.raises(InputError, match=r"half of the way to a density: say which, --target-density"):
+        PruningOptions(init="second-order")
+
+
 @pytest.mark.parametrize(
     "field",
     [

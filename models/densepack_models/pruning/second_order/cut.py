@@ -1,14 +1,16 @@
 """From statistics to models: the order of removal of all projections, a plan for a budget, and the cut itself.
 
 surgeon = Surgeon(structure, tensors, statistics)
-plan = surgeon.plan(density=0.3)
+plan = surgeon.plan(prices, limit)
 packed = surgeon.cut(plan, config)
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,15 +18,17 @@ from torch import Tensor
 
 from densepack_models.formats.tensors import HEAD_AXES, UNIT_AXES
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
+from densepack_models.pruning.second_order.budgets import UNITS_AT_ONCE, Prices
 from densepack_models.pruning.second_order.levels import Levels, cheapest_levels
 from densepack_models.pruning.second_order.removal import Removal, damped, refit, removal_order
 from densepack_models.pruning.second_order.statistics import ProjectionStatistics
 from densepack_models.weights import module_from_tensors
-from densepack_runtime.errors import InputError
+from densepack_runtime.errors import DensepackError
+from densepack_runtime.host.files import write_text_atomic
+from densepack_runtime.host.records import Document, data_from_record
 from densepack_runtime.structure import LayerStructure, Structure
 
-# FFN units that go together: the result is the same as one by one, in an eighth of the time.
-UNITS_AT_ONCE = 8
+ORDER = Document("an order of removal", DensepackError, "remove it, and it is worked out again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +60,20 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What can go before one kind of output projection: groups of `size` inputs, `at_once` a level, each with
-    `matrices` weight matrices that lose `size` rows or columns. `axes` are the tensors that they are in.
+    """What can go before one kind of output projection: groups of `size` inputs, `at_once` a level. `axes` are the
+    tensors that they are in.
     """
 
     size: int
     at_once: int
-    matrices: int
     axes: Mapping[str, int]
 
 
 class Surgeon:
     """Cuts one model to any size. `tensors` are the model's, under the packed module's names, at packed shapes.
 
-    The order of removal is worked out when it is made, on the device of the statistics; `advance` is called after every
-    projection.
+    `whole` is the structure of the model before. The order of removal is worked out when it is made, on the device of
+    the statistics, or read from the folder `kept`, where every projection's is written; `advance` is called after each.
     """
 
     def __init__(
@@ -79,40 +82,54 @@ class Surgeon:
         tensors: Mapping[str, Tensor],
         statistics: Mapping[str, ProjectionStatistics],
         advance: Callable[[int], object] = lambda _: None,
+        kept: Path | None = None,
     ) -> None:
-        self._structure, self._tensors, self._statistics = structure, tensors, statistics
+        self.whole, self._tensors, self._statistics = structure, tensors, statistics
         self._kinds = {
-            "attention": _Kind(structure.head_size, 1, 4, HEAD_AXES),
-            "ffn": _Kind(1, UNITS_AT_ONCE, 2, UNIT_AXES),
+            "attention": _Kind(structure.head_size, 1, HEAD_AXES),
+            "ffn": _Kind(1, UNITS_AT_ONCE, UNIT_AXES),
         }
         self._removals: dict[str, Removal] = {}
-        for name, known in statistics.items():
-            kind = self._kind(name)
-            self._removals[name] = removal_order(
-                self._weight(name), damped(known.covariance), known.curvature, size=kind.size, at_once=kind.at_once
-            )
+        for name in statistics:
+            self._removals[name] = self._removal(name) if kept is None else self._kept_removal(name, kept)
             advance(1)
 
-    def plan(self, density: float) -> Plan:
-        """What stays when at most `density` of the dense model's linear weights may."""
-        tables = {name: self._levels(name) for name in self._removals}
-        budget = int(density * self._structure.dense().linear_weights)
-        levels = cheapest_levels(list(tables.values()), budget)
+    def plan(self, prices: Prices, limit: int) -> Plan:
+        """What stays when at most `limit` may be spent on it, at these prices."""
+        tables = {name: self._levels(name, prices) for name in self._removals}
+        levels = cheapest_levels(list(tables.values()), max(0, limit - prices.fixed))
         chosen = dict(zip(tables, levels, strict=True))
-        return Plan(tuple(self._layer_plan(index, chosen) for index in range(self._structure.num_layers)))
+        return Plan(tuple(self._layer_plan(index, chosen) for index in range(self.whole.num_layers)))
+
+    def structure(self, plan: Plan) -> Structure:
+        """That of what stays."""
+        layers = zip(self.whole.layers, plan.layers, strict=True)
+        return replace(self.whole, layers=tuple(_cut_layer(layer, stays) for layer, stays in layers))
 
     def cut(self, plan: Plan, config: Mapping[str, Any]) -> PackedBertForQuestionAnswering:
         """The packed module, float32 on the CPU, of what stays, with its output projections fitted again."""
-        tensors, layers = dict(self._tensors), []
+        tensors = dict(self._tensors)
         for index, stays in enumerate(plan.layers):
             for part, groups in (("attention", stays.heads), ("ffn", stays.units)):
                 if (name := f"layer.{index}.{part}.output") in self._removals:
                     tensors |= self._fitted(name, groups)
                     self._keep(tensors, index, self._kinds[part], groups)
-            layers.append(_cut_layer(self._structure.layers[index], stays))
-        structure = replace(self._structure, layers=tuple(layers))
         with torch.random.fork_rng(devices=[]):
-            return module_from_tensors(structure, config, tensors)
+            return module_from_tensors(self.structure(plan), config, tensors)
+
+    def _kept_removal(self, name: str, folder: Path) -> Removal:
+        path = folder / f"{name}.json"
+        if path.is_file():
+            return ORDER.read(path, Removal)
+        removal = self._removal(name)
+        write_text_atomic(path, json.dumps(data_from_record(removal)) + "\n")
+        return removal
+
+    def _removal(self, name: str) -> Removal:
+        known, kind = self._statistics[name], self._kind(name)
+        return removal_order(
+            self._weight(name), damped(known.covariance), known.curvature, size=kind.size, at_once=kind.at_once
+        )
 
     def _kind(self, name: str) -> _Kind:
         return self._kinds[name.split(".")[2]]
@@ -121,10 +138,10 @@ class Surgeon:
         known = self._statistics[name]
         return self._tensors[f"{name}.weight"].to(known.mean.device, torch.float64)
 
-    def _levels(self, name: str) -> Levels:
-        removal, kind = self._removals[name], self._kind(name)
-        each = kind.matrices * kind.size * self._structure.hidden_size
-        return Levels(tuple((len(removal.order) - gone) * each for gone in removal.gone), removal.costs)
+    def _levels(self, name: str, prices: Prices) -> Levels:
+        removal = self._removals[name]
+        table = prices.heads if self._kind(name).axes is HEAD_AXES else prices.units
+        return Levels(tuple(table[len(removal.order) - gone] for gone in removal.gone), removal.costs)
 
     def _layer_plan(self, index: int, chosen: Mapping[str, int]) -> LayerPlan:
         kept, loss = {}, {}
@@ -153,23 +170,6 @@ class Surgeon:
             whole = tensors.pop(name)
             if groups:
                 tensors[name] = whole.index_select(axis, places)
-
-
-def refuse_unreachable(structure: Structure, density: float) -> None:
-    """Raise InputError for a density that a cut cannot bring a model to, with those that it can."""
-    dense, hidden = structure.dense().linear_weights, structure.hidden_size
-    smallest = [4 * structure.head_size * hidden for layer in structure.layers if layer.heads]
-    smallest += [
-        2 * hidden * ((layer.ffn_width - 1) % UNITS_AT_ONCE + 1) for layer in structure.layers if layer.ffn_width
-    ]
-    if not smallest:
-        raise InputError("nothing can be removed from this model: it has no heads and no FFN units left")
-    least, present = min(smallest) / dense, structure.linear_density
-    if not least <= density < present:
-        raise InputError(
-            f"a density of {100 * density:g} % cannot be reached: the model has {100 * present:.4g} % of its linear "
-            f"weights, and the least that can stay is {100 * least:.3g} %; choose one between"
-        )
 
 
 def _cut_layer(layer: LayerStructure, stays: LayerPlan) -> LayerStructure:

@@ -1,53 +1,67 @@
-"""`densepack shrink`: measure a model once, and write it at one density or at several.
+"""`densepack shrink`: measure a model once, and write it at one size or at several.
 
-    [result] = shrink(load_checkpoint("model/"), {Path("small"): 0.3}, read_squad("train.json"), ShrinkOptions())
+    goals = {Path("small"): Goal("density", 0.3)}
+    [result] = shrink(load_checkpoint("model/"), goals, read_squad("train.json"), ShrinkOptions())
 
 Nothing is trained. The result is in the published format, and packs exactly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import math
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
-from densepack_models.formats.checkpoint import Checkpoint, refuse_longer_windows
-from densepack_models.formats.writer import strangers_in
+from densepack_models.formats.checkpoint import Checkpoint
+from densepack_models.formats.json_files import read_json_object
+from densepack_models.formats.writer import LOG, RECORD, strangers_in
 from densepack_models.pruning.backward import DrawnSpans, Spans, answers
-from densepack_models.pruning.batches import TrainingBatches
-from densepack_models.pruning.devices import AUTOCAST, chosen_device
+from densepack_models.pruning.devices import chosen_device
 from densepack_models.pruning.options import ShrinkOptions
 from densepack_models.pruning.publishing import published, run_record, write_record
-from densepack_models.pruning.second_order.cut import Plan, Surgeon, refuse_unreachable
-from densepack_models.pruning.second_order.statistics import ProjectionStatistics, measure
+from densepack_models.pruning.run_state import differences, settle_state
+from densepack_models.pruning.second_order.budgets import Goal, Prices, Timing, refuse_unreachable
+from densepack_models.pruning.second_order.calibration import batches_kept, calibration_windows, measured
+from densepack_models.pruning.second_order.cut import Plan, Surgeon
 from densepack_models.pruning.student import Student, plain_tensors, student_from_checkpoint
-from densepack_models.pruning.training_data import TrainingWindows, describe_dropped, make_windows
 from densepack_models.pruning.training_log import Story
-from densepack_runtime.errors import InputError
 from densepack_runtime.host.folders import refuse_new_folder
 from densepack_runtime.question_answering.squad import SquadDataset
-from densepack_runtime.question_answering.windows import Windower
+from densepack_runtime.structure import Structure
+
+# A model is good that takes from so much to all of the time that it may; what is aimed at between, and how often.
+_GOOD, _AIM, _TRIES = 0.96, 0.98, 5
 
 
 @dataclass(frozen=True)
 class Output:
     """How results are written. `half` is float16; `before` is the folder that the model was read from: the record of
-    a run that made it goes on in those of this one. `command_line` is for the record.
+    a run that made it goes on in those of this one. `command_line` is for the record. `state_dir` keeps what was
+    measured and worked out; without one, nothing is kept. With `resume` a run goes on from there, and replaces what it
+    has written.
     """
 
     half: bool = False
     overwrite: bool = False
     before: Path | None = None
     command_line: str | None = None
+    state_dir: Path | None = None
+    resume: bool = False
+
+    @property
+    def state(self) -> Path | None:
+        return self.state_dir and self.state_dir / "shrink"
 
 
 @dataclass(frozen=True, slots=True)
 class ShrinkResult:
-    """One model that was written. `packing_difference` is the largest |Δlogit| between it at full size and packed."""
+    """One model that was written. `packing_difference` is the largest |Δlogit| between it at full size and packed;
+    `timing` is there where a speed or a time was asked for.
+    """
 
     out: Path
     plan: Plan
@@ -56,9 +70,11 @@ class ShrinkResult:
     heads_total: int
     parameters: int
     packing_difference: float
+    timing: Timing | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"out": str(self.out), "plan": self.plan.as_dict()}
+        told = asdict(self) | {"out": str(self.out), "plan": self.plan.as_dict()}
+        return {name: value for name, value in told.items() if value is not None}
 
     def rows(self) -> list[tuple[str, ...]]:
         """Layer, heads, FFN units and the predicted losses of both, as text; the sums last."""
@@ -76,78 +92,129 @@ class ShrinkResult:
 
 def shrink(
     start: Checkpoint,
-    targets: Mapping[Path, float],
+    goals: Mapping[Path, Goal],
     data: SquadDataset,
     options: ShrinkOptions,
     output: Output | None = None,
     story: Story | None = None,
 ) -> list[ShrinkResult]:
-    """Write `start` to every folder of `targets` with at most so much of the linear weights. Raises InputError before
-    any work for a density that cannot be reached and for a folder that may not be replaced.
+    """Write `start` to every folder of `goals`, as small as its goal. Raises InputError before anything is measured on
+    the data for a goal that cannot be reached and for a folder that may not be replaced.
     """
     output, story = output or Output(), story or Story.silent()
-    device = chosen_device(options)
+    chosen_device(options)
     student = student_from_checkpoint(start)
-    for density in targets.values():
-        refuse_unreachable(student.structure, density)
-    for folder in targets:
-        refuse_new_folder(folder, strangers_in if output.overwrite else None)
+    record = _record(start, data, options, output)
+    targets = [_target(folder, goal, student.structure, record, output) for folder, goal in goals.items()]
+    if output.state is not None:
+        batches = batches_kept(output.state)
+        done = None if batches is None else f"batch {batches}"
+        settle_state(output.state, record, "measurement", done, resume=output.resume)
     for note in start.notes:
         story.tell(note)
+    surgeon = _surgeon(start, student, data, options, output.state, story)
+    planned = [_planned(surgeon, target) for target in targets]
+    for each in planned:
+        if (timing := each.timing) is not None:
+            story.tell(
+                f"{each.target.folder}: {timing.ms:.3g} ms, {timing.speedup:.3g} times as fast as the dense model"
+            )
+    family = {"family": [each.row(surgeon) for each in planned]} if len(planned) > 1 else {}
+    return [_write(start, surgeon, each, output, family) for each in planned]
+
+
+@dataclass(frozen=True)
+class _Target:
+    """One model that shall be written."""
+
+    folder: Path
+    goal: Goal
+    prices: Prices
+    record: dict[str, Any]
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What a target will be."""
+
+    target: _Target
+    plan: Plan
+    timing: Timing | None = None
+
+    def row(self, surgeon: Surgeon) -> dict[str, Any]:
+        """Of the table of a family."""
+        structure = surgeon.structure(self.plan)
+        return {
+            "name": self.target.folder.name,
+            "linear_density": structure.linear_density,
+            "heads": structure.heads_left,
+            "predicted_loss": self.plan.loss,
+            "speedup": self.timing and self.timing.speedup,
+        }
+
+
+def _target(folder: Path, goal: Goal, structure: Structure, record: dict[str, Any], output: Output) -> _Target:
+    """Raises InputError for a goal that cannot be reached and for a folder that may not be replaced."""
+    told = record | {"budget": goal.as_dict()}
+    overwrite = output.overwrite or (output.resume and was_written(folder, told))
+    refuse_new_folder(folder, strangers_in if overwrite else None)
+    prices = goal.prices(structure)
+    refuse_unreachable(structure, goal, prices)
+    return _Target(folder, goal, prices, told, overwrite)
+
+
+def _surgeon(
+    start: Checkpoint, student: Student, data: SquadDataset, options: ShrinkOptions, state: Path | None, story: Story
+) -> Surgeon:
+    """Measure the student on the data, and order what can go from it."""
+    device = chosen_device(options)
     windows = calibration_windows(start, data, options, story)
-    story.tell(f"measuring {start.source} on {len(windows):,} windows, on the {device.upper()}")
     spans: Spans = answers
     if data.is_test_set:
         story.tell("the data has no answers: the loss is that of spans drawn from what the model itself says")
         spans = DrawnSpans(len(windows), seed=options.seed)
-    statistics = _measured(student.to(device), windows, spans, options, story)
+    story.tell(f"measuring {start.source} on {len(windows):,} windows, on the {device.upper()}")
+    statistics = measured(student.to(device), windows, spans, options, story, state)
     story.tell(f"ordering what can go from {len(statistics)} projections")
     with story.progress("ordering what can go", len(statistics)) as advance:
-        surgeon = Surgeon(student.structure, plain_tensors(student), statistics, advance)
-    record = _record(start, data, options, output) | {"windows": len(windows)}
-    return [
-        _write(start, folder, surgeon, surgeon.plan(density), record | {"density": density}, output)
-        for folder, density in targets.items()
-    ]
+        return Surgeon(student.structure, plain_tensors(student), statistics, advance, state)
 
 
-def family_folders(out: Path, densities: Sequence[float]) -> dict[Path, float]:
-    """A folder for every density: 0.5 goes to OUT/0.50."""
-    return {
-        out / (f"{density:.2f}" if round(density, 2) == density else f"{density:g}"): density for density in densities
-    }
+def shrink_record(
+    start: Checkpoint, data: SquadDataset, options: ShrinkOptions, output: Output, goal: Goal
+) -> dict[str, Any]:
+    """What a result depends on, as plain data."""
+    return _record(start, data, options, output) | {"budget": goal.as_dict()}
 
 
-def calibration_windows(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, story: Story) -> TrainingWindows:
-    """All windows of questions that are drawn from the data. Raises InputError when none of them can be used."""
-    refuse_longer_windows(start, options.max_length)
-    generator = np.random.Generator(np.random.PCG64(options.seed))
-    drawn = generator.permutation(len(data.questions))[: options.questions]
-    windower = Windower(start.tokenizer_json, max_length=options.max_length, doc_stride=options.doc_stride)
-    windows = make_windows((data.questions[place] for place in drawn), windower, answered=not data.is_test_set)
-    if not len(windows):
-        raise InputError(
-            f"none of {windows.questions} questions of the data can be used; {describe_dropped(windows.dropped)}"
-        )
-    if windows.dropped:
-        story.tell(
-            f"left out {len(windows.dropped)} of {windows.questions} questions; {describe_dropped(windows.dropped)}"
-        )
-    return windows
+def was_written(folder: Path, record: dict[str, Any], *, later: int = 0) -> bool:
+    """Whether what is in a folder is what the record tells of, after so many `later` stages."""
+    path = folder / RECORD
+    written = read_json_object(path, "it says how it was made") if path.is_file() else None
+    for _ in range(later):
+        written = written and written.get("before")
+    return written is not None and not any(differences(written | {"result": None}, json.loads(json.dumps(record))))
 
 
-def _measured(
-    student: Student, windows: TrainingWindows, spans: Spans, options: ShrinkOptions, story: Story
-) -> dict[str, ProjectionStatistics]:
-    batches = TrainingBatches(windows, token_budget=options.token_budget, seed=options.seed)
-
-    def counted(advance: Any) -> Iterator[Mapping[str, Tensor]]:
-        for place in range(len(batches)):
-            yield batches[place]
-            advance(1)
-
-    with story.progress("measuring", len(batches)) as advance:
-        return measure(student, counted(advance), spans=spans, autocast=AUTOCAST[options.precision])
+def _planned(surgeon: Surgeon, target: _Target) -> _Planned:
+    """The plan for a target. Where that is a time, the whole model is timed, and the budget is corrected by what prices
+    of single layers cannot tell until it takes what it may; of what was tried, the nearest.
+    """
+    goal, prices = target.goal, target.prices
+    limit = goal.limit(prices, surgeon.whole)
+    if not goal.is_timed or goal.share < 1:
+        return _Planned(target, surgeon.plan(prices, limit))
+    tried: list[tuple[float, _Planned]] = []
+    for _ in range(_TRIES):
+        plan = surgeon.plan(prices, limit)
+        timing = goal.session.timing(surgeon.structure(plan))
+        excess = goal.excess(timing)
+        tried.append((abs(math.log(excess / _AIM)), _Planned(target, plan, timing)))
+        if _GOOD <= excess <= 1:
+            break
+        limit = int(limit * _AIM / excess)
+    return min(tried, key=lambda one: one[0])[1]
 
 
 def _record(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, output: Output) -> dict[str, Any]:
@@ -161,19 +228,23 @@ def _record(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, outpu
 
 
 def _write(
-    start: Checkpoint, folder: Path, surgeon: Surgeon, plan: Plan, record: dict[str, Any], output: Output
+    start: Checkpoint, surgeon: Surgeon, planned: _Planned, output: Output, family: dict[str, Any]
 ) -> ShrinkResult:
-    cut = surgeon.cut(plan, start.config)
-    with published(cut, folder, start, half=output.half, overwrite=output.overwrite) as written:
+    target = planned.target
+    cut = surgeon.cut(planned.plan, start.config)
+    with published(cut, target.folder, start, half=output.half, overwrite=target.overwrite) as written:
         structure = written.packed.structure
         result = ShrinkResult(
-            out=folder,
-            plan=plan,
+            out=target.folder,
+            plan=planned.plan,
             linear_density=structure.linear_density,
             heads=structure.heads_left,
             heads_total=structure.heads_total,
             parameters=structure.parameters,
             packing_difference=written.difference,
+            timing=planned.timing,
         )
-        write_record(written.folder, record, result.as_dict())
+        write_record(written.folder, target.record, result.as_dict() | family)
+        if output.before is not None and (output.before / LOG).is_file():
+            shutil.copyfile(output.before / LOG, written.folder / LOG)
     return result

@@ -17,6 +17,9 @@ from densepack_models.pruning.backward import Spans, answers, backward_passes
 from densepack_models.pruning.student import Student
 from densepack_runtime.errors import InputError
 
+# Under which name a measurement keeps how many batches, windows and tokens its sums are of.
+COUNTS = "counts"
+
 
 @dataclass(frozen=True, slots=True)
 class ProjectionStatistics:
@@ -43,11 +46,53 @@ def measure(
 
     Raises InputError without a batch, or when a sum is not finite.
     """
-    with _Observer(student) as observer:
-        windows = sum(backward_passes(student, batches, observer.look_at, spans=spans, autocast=autocast))
-    if not windows:
-        raise InputError("there is no window to measure a model with")
-    return {name: sums.statistics(name, windows) for name, sums in observer.sums.items()}
+    measurement = Measurement(student)
+    for _ in measurement.passes(student, batches, spans=spans, autocast=autocast):
+        pass
+    return measurement.statistics()
+
+
+class Measurement:
+    """Sums over the batches so far. `state_dict` has them as they are, so that one that goes on from there ends at the
+    same bits.
+    """
+
+    def __init__(self, student: Student) -> None:
+        self.batches = self.windows = self.tokens = 0
+        self._sums = {name: _Sums(student.linear(name)) for name in output_projections(student)}
+
+    def passes(
+        self,
+        student: Student,
+        batches: Iterable[Mapping[str, Tensor]],
+        *,
+        spans: Spans = answers,
+        autocast: torch.dtype | None = None,
+    ) -> Iterator[None]:
+        """Add batches, and yield after each."""
+        with _Observer(student, self._sums) as observer:
+            for windows in backward_passes(student, batches, observer.look_at, spans=spans, autocast=autocast):
+                self.batches, self.windows = self.batches + 1, self.windows + windows
+                self.tokens += observer.tokens
+                yield
+
+    def statistics(self) -> dict[str, ProjectionStatistics]:
+        """Raises InputError without a window, or when a sum is not finite."""
+        if not self.windows:
+            raise InputError("there is no window to measure a model with")
+        return {name: sums.statistics(name, self.tokens, self.windows) for name, sums in self._sums.items()}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        counts = {COUNTS: torch.tensor([self.batches, self.windows, self.tokens])}
+        return counts | {
+            f"{name}.{part}": sum_ for name, sums in self._sums.items() for part, sum_ in vars(sums).items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.batches, self.windows, self.tokens = state[COUNTS].tolist()
+        for name, sums in self._sums.items():
+            for part, sum_ in vars(sums).items():
+                sum_.copy_(state[f"{name}.{part}"])
 
 
 def output_projections(student: Student) -> Iterator[str]:
@@ -64,14 +109,12 @@ class _Sums:
 
     def __init__(self, projection: nn.Linear) -> None:
         inputs, outputs, device = projection.in_features, projection.out_features, projection.weight.device
-        self.tokens = 0
         self.inputs = torch.zeros(inputs, dtype=torch.float64, device=device)
         self.products = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
         self.gradients = torch.zeros(outputs, outputs, dtype=torch.float64, device=device)
 
     def add_inputs(self, inputs: Tensor) -> None:
         """Inputs of real tokens, [tokens, inputs]."""
-        self.tokens += len(inputs)
         self.inputs += inputs.double().sum(0)
         self.products += _gram(inputs)
 
@@ -79,12 +122,12 @@ class _Sums:
         """Gradients by the output, [tokens, outputs]."""
         self.gradients += _gram(gradients)
 
-    def statistics(self, name: str, windows: int) -> ProjectionStatistics:
-        mean = self.inputs / self.tokens
-        covariance = self.products / self.tokens - torch.outer(mean, mean)
+    def statistics(self, name: str, tokens: int, windows: int) -> ProjectionStatistics:
+        mean = self.inputs / tokens
+        covariance = self.products / tokens - torch.outer(mean, mean)
         curvature = self.gradients / (2 * windows)
         if not (torch.isfinite(covariance).all() and torch.isfinite(curvature).all()):
-            raise InputError(f"the statistics of {name} are not finite: measure with --precision fp32")
+            raise InputError(f"the statistics of {name} are not finite: measure without --bf16")
         return ProjectionStatistics(mean, covariance, curvature)
 
 
@@ -97,15 +140,15 @@ def _gram(rows: Tensor) -> Tensor:
 class _Observer:
     """Adds up what goes into the output projections and the gradients by what comes out, of real tokens."""
 
-    def __init__(self, student: Student) -> None:
-        self._projections = {name: student.linear(name) for name in output_projections(student)}
-        self.sums = {name: _Sums(projection) for name, projection in self._projections.items()}
+    def __init__(self, student: Student, sums: Mapping[str, _Sums]) -> None:
+        self.tokens = 0  # of the batch
+        self._student, self._sums = student, sums
         self._real = torch.zeros(0, 0, dtype=torch.bool)
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> _Observer:
-        for name, projection in self._projections.items():
-            self._watch(projection, self.sums[name])
+        for name, sums in self._sums.items():
+            self._watch(self._student.linear(name), sums)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,6 +158,7 @@ class _Observer:
     def look_at(self, batch: Mapping[str, Tensor]) -> None:
         """Of which batch the next pass is."""
         self._real = batch["attention_mask"].bool()
+        self.tokens = int(self._real.sum())
 
     def _watch(self, projection: nn.Linear, sums: _Sums) -> None:
         def observe(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -44,6 +44,15 @@ def test_the_cliff_at_nothing_is_not_smoothed() -> None:
     assert cheapest_levels([cliff, slope], 8) == [1, 2]
 
 
+def test_a_budget_that_is_finer_than_needed_holds() -> None:
+    """Times in nanoseconds have no common divisor."""
+    table = Levels((1_000_003, 500_009, 250_007, 0), (0.0, 1.0, 2.0, 9.0))
+    chosen = cheapest_levels([table] * 3, 1_400_000)
+    spent = sum(table.weights[level] for level in chosen)
+    assert spent <= 1_400_000
+    assert sorted(chosen) == [1, 1, 2]
+
+
 def test_of_equals_the_fuller_level_is_taken() -> None:
     free = Levels((4, 2, 0), (0.0, 0.0, 0.0))
     assert cheapest_levels([free], 4) == [0]

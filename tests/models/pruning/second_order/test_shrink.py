@@ -16,8 +16,10 @@ from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.packing import pack
 from densepack_models.pruning.batches import TrainingBatches, padded_batch
 from densepack_models.pruning.options import ShrinkOptions
+from densepack_models.pruning.second_order.budgets import Goal
+from densepack_models.pruning.second_order.calibration import calibration_windows
 from densepack_models.pruning.second_order.cut import Surgeon
-from densepack_models.pruning.second_order.recipe import calibration_windows, shrink
+from densepack_models.pruning.second_order.recipe import shrink
 from densepack_models.pruning.second_order.statistics import measure
 from densepack_models.pruning.student import plain_tensors, student_from_checkpoint
 from densepack_models.pruning.training_log import Story
@@ -96,11 +98,18 @@ def test_its_card_tells_of_it(tiny_shrink: TinyShrink, densepack: CommandLine, t
     assert "training_log.csv" not in text
 
 
-def test_a_family_comes_from_one_measurement(tiny_shrink: TinyShrink, tmp_path: Path) -> None:
+def test_a_family_comes_from_one_measurement_and_the_card_of_each_tells_of_all(
+    tiny_shrink: TinyShrink, densepack: CommandLine, tmp_path: Path
+) -> None:
     outcome = tiny_shrink(tmp_path / "out", "--family", "0.6,0.3", "--json")
     assert outcome.code == 0, outcome.err
     results = json.loads(outcome.out)
     assert [Path(result["out"]).name for result in results] == ["0.60", "0.30"]
+    assert densepack("card", tmp_path / "out" / "0.30").code == 0
+    card = (tmp_path / "out" / "0.30" / "README.md").read_text(encoding="utf-8")
+    for result in results:
+        density, loss = 100 * result["linear_density"], result["plan"]["predicted_loss"]
+        assert f"| {Path(result['out']).name} | {density:.1f} % | {result['heads']} | {loss:.4f} |  |" in card
     assert tiny_shrink(tmp_path / "alone", "--density", 0.3).code == 0
     alone = (tmp_path / "alone" / "model.safetensors").read_bytes()
     assert (tmp_path / "out" / "0.30" / "model.safetensors").read_bytes() == alone  # and twice the same bits
@@ -127,21 +136,34 @@ def test_questions_without_answers_measure_it_too(
     assert cut("other", 1)[0] != first
 
 
+def test_flops_count_the_attention_products(tiny_shrink: TinyShrink, tmp_path: Path) -> None:
+    outcome = tiny_shrink(tmp_path / "out", "--flops", 0.5, "--length", 32)
+    assert outcome.code == 0, outcome.err
+    structure = pack(load_checkpoint(tmp_path / "out")).structure
+    assert 0.4 < structure.cost.flops(32) / structure.dense().cost.flops(32) <= 0.5
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert record["budget"] == {"flops": 0.5, "length": 32}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((), "give one of --density and --family"),
-        (("--density", 0.5, "--family", "0.3"), "give one of --density and --family"),
-        (
-            ("--family", "0.5,0.5"),
-            "densities are different numbers between 0 and 1, separated by commas; got '0.5,0.5'",
-        ),
+        ((), "give one of --density, --flops, --speedup, --latency-ms and --family"),
+        (("--density", 0.5, "--family", "0.3"), "how small is not clear"),
+        (("--density", 0.5, "--flops", 0.5), "how small is not clear"),
+        (("--family", "0.5,0.5"), "densities, below 1, and speed-ups, above 1; got '0.5,0.5'"),
+        (("--family", "1"), "densities, below 1, and speed-ups, above 1; got '1'"),
         (
             ("--density", 0.01),
-            "a density of 1 % cannot be reached: the model has 100 % of its linear weights, and the least that can "
-            "stay is 5 %; choose one between",
+            "1 % of the linear weights cannot be reached: the model has 100 % of the linear weights, and the least "
+            "that can stay is 5 % of the linear weights; choose one between",
         ),
-        (("--density", 1), "a density of 100 % cannot be reached"),
+        (("--density", 1), "100 % of the linear weights cannot be reached"),
+        (("--flops", 0.001), "0.1 % of the FLOPs cannot be reached: the model has 100 % of the FLOPs, and the least"),
+        (("--speedup", 2), "a speed is that of a backend: say which with --backend"),
+        (("--speedup", 2, "--backend", "abacus"), "unknown backend and precision 'abacus'; known: onnxruntime"),
+        (("--latency-ms", 2, "--backend", "openvino", "--precision", "fp4"), "'openvino-fp4'; known:"),
+        (("--speedup", 2, "--backend", "openvino"), f"lower --length to {LONGEST}"),
         (("--density", 0.5, "--max-length", 64), f"lower --max-length to {LONGEST}"),
     ],
 )
@@ -157,7 +179,10 @@ def test_refusals_come_before_the_work(
 def test_what_is_there_stays_unless_asked(tiny_shrink: TinyShrink, tmp_path: Path) -> None:
     assert tiny_shrink(tmp_path / "out", "--density", 0.5).code == 0
     assert "pass --overwrite" in tiny_shrink(tmp_path / "out", "--density", 0.3).err
-    assert tiny_shrink(tmp_path / "out", "--density", 0.3, "--overwrite").code == 0
+    assert "pass --overwrite" in tiny_shrink(tmp_path / "out", "--density", 0.3, "--resume").err
+    again = tiny_shrink(tmp_path / "out", "--density", 0.3, "--overwrite")
+    assert "holds a measurement already, up to batch 1: pass --resume" in " ".join(again.err.split())
+    assert tiny_shrink(tmp_path / "out", "--density", 0.3, "--overwrite", "--resume").code == 0
     assert pack(load_checkpoint(tmp_path / "out")).structure.linear_density <= 0.3
 
 
@@ -167,7 +192,7 @@ def test_doubled_units_go_and_nothing_changes(tmp_path: Path) -> None:
         for name, axis in (("intermediate.weight", 0), ("intermediate.bias", 0)):
             tensor = start.tensors[f"layer.{index}.ffn.{name}"]
             tensor.copy_(tensor.index_select(axis, torch.arange(16) % 8))
-    [result] = shrink(start, {tmp_path / "out": 0.9}, tiny_data(tmp_path), OPTIONS)
+    [result] = shrink(start, {tmp_path / "out": Goal("density", 0.9)}, tiny_data(tmp_path), OPTIONS)
     for layer in result.plan.layers:
         assert len(layer.heads) == 4
         assert {unit % 8 for unit in layer.units} == set(range(8))
@@ -184,8 +209,10 @@ def test_doubled_units_go_and_nothing_changes(tmp_path: Path) -> None:
 def test_the_mean_of_what_goes_is_in_the_bias(tmp_path: Path) -> None:
     start = tiny_start()
     surgeon = surgeon_of(start, tmp_path)
-    packed = surgeon.cut(surgeon.plan(0.4), start.config)
-    stays, tensors = surgeon.plan(0.4).layers, tensors_from_module(packed)
+    goal = Goal("density", 0.4)
+    prices = goal.prices(surgeon.whole)
+    plan = surgeon.plan(prices, goal.limit(prices, surgeon.whole))
+    stays, tensors = plan.layers, tensors_from_module(surgeon.cut(plan, start.config))
     for name, known in surgeon._statistics.items():
         _, index, part, _ = name.split(".")
         groups, size = (stays[int(index)].heads, 8) if part == "attention" else (stays[int(index)].units, 1)
@@ -199,9 +226,9 @@ def test_the_mean_of_what_goes_is_in_the_bias(tmp_path: Path) -> None:
 
 def test_a_model_that_was_cut_can_be_cut_again(tmp_path: Path) -> None:
     start, data = tiny_start(), tiny_data(tmp_path)
-    shrink(start, {tmp_path / "half": 0.5}, data, OPTIONS)
+    shrink(start, {tmp_path / "half": Goal("density", 0.5)}, data, OPTIONS)
     again = load_checkpoint(tmp_path / "half")
-    [result] = shrink(again, {tmp_path / "third": 0.3}, data, OPTIONS)
+    [result] = shrink(again, {tmp_path / "third": Goal("density", 0.3)}, data, OPTIONS)
     before, after = pack(again).structure, pack(load_checkpoint(tmp_path / "third")).structure
     assert result.linear_density <= 0.3
     for earlier, later in zip(before.layers, after.layers, strict=True):
