@@ -41,7 +41,8 @@ from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.weights import tensors_from_module
 from densepack_runtime.errors import CheckpointError, InputError
 from densepack_runtime.host.folders import new_folder
-from densepack_runtime.structure import Structure
+from densepack_runtime.sessions.session import graph_inputs
+from densepack_runtime.structure import Structure, TokenTypes
 
 # What the commands that train and `densepack card` put beside the files of a checkpoint; pictures, too.
 RECORD, LOG, CARD = "training.json", "training_log.csv", "README.md"
@@ -108,7 +109,7 @@ def new_transformers(
         write_json(temporary / "config.json", config)
         save_tensors(stored, temporary / "model.safetensors")
         write_text(temporary / "tokenizer.json", tokenizer_json)
-        write_tokenizer_files(temporary, tokenizer_json, structure.longest_input)
+        write_tokenizer_files(temporary, tokenizer_json, structure.longest_input, structure.token_types)
         yield temporary
 
 
@@ -167,11 +168,13 @@ def published_config(structure: Structure, family: Family) -> dict[str, Any]:
     return config_from_structure(structure, family) | {"pruned_heads": pruned, MARK: mark}
 
 
-def write_tokenizer_files(folder: Path, tokenizer_json: str, max_length: int) -> None:
+def write_tokenizer_files(folder: Path, tokenizer_json: str, max_length: int, token_types: TokenTypes = "fed") -> None:
     """The files beside tokenizer.json that other tools read: settings, and for WordPiece vocab.txt."""
     if not is_wordpiece(tokenizer_json):
         write_json(folder / "tokenizer_config.json", finished_tokenizer_config(tokenizer_json, max_length))
         return
+    # A BertTokenizer gives token types where nobody says otherwise, which a DistilBERT does not take.
+    inputs = {} if token_types == "fed" else {"model_input_names": list(graph_inputs(token_types))}
     write_text(folder / "vocab.txt", "".join(f"{token}\n" for token in vocabulary_lines(tokenizer_json)))
-    write_json(folder / "tokenizer_config.json", tokenizer_config(tokenizer_json, max_length))
+    write_json(folder / "tokenizer_config.json", {**tokenizer_config(tokenizer_json, max_length), **inputs})
     write_json(folder / "special_tokens_map.json", SPECIAL_TOKENS)

@@ -17,6 +17,7 @@ from densepack_models.families.roberta import ROBERTA
 from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.pruning.options import PruningOptions, ShrinkOptions, TrainingOptions
 from densepack_models.pruning.recipes import Run, TrainingResult, fill, finetune, prune
+from densepack_models.pruning.second_order.budgets import Goal
 from densepack_models.pruning.second_order.recipe import shrink
 from densepack_models.pruning.teacher import refuse_other_vocabulary
 from densepack_runtime.errors import InputError
@@ -71,7 +72,9 @@ def test_every_tensor_is_trained(family: Family, tmp_path: Path) -> None:
 @KINDS
 def test_cut_without_training(family: Family, tmp_path: Path) -> None:
     options = ShrinkOptions(questions=16, token_budget=384, device="cpu", max_length=LONGEST, doc_stride=8)
-    [result] = shrink(start_of(family), {tmp_path / "out": 0.5}, tiny_data(tmp_path, questions=16), options)
+    [result] = shrink(
+        start_of(family), {tmp_path / "out": Goal("density", 0.5)}, tiny_data(tmp_path, questions=16), options
+    )
     assert result.packing_difference < EXACT
     assert 0.3 < result.linear_density <= 0.5
     assert load_checkpoint(tmp_path / "out").family == family
