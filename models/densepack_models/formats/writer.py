@@ -173,7 +173,7 @@ def write_tokenizer_files(folder: Path, tokenizer_json: str, max_length: int, to
     if not is_wordpiece(tokenizer_json):
         write_json(folder / "tokenizer_config.json", finished_tokenizer_config(tokenizer_json, max_length))
         return
-    # A BertTokenizer gives token types where nobody says otherwise, which a DistilBERT does not take.
+    # A BertTokenizer gives token types where nobody says otherwise, which a model without them does not take.
     inputs = {} if token_types == "fed" else {"model_input_names": list(graph_inputs(token_types))}
     write_text(folder / "vocab.txt", "".join(f"{token}\n" for token in vocabulary_lines(tokenizer_json)))
     write_json(folder / "tokenizer_config.json", {**tokenizer_config(tokenizer_json, max_length), **inputs})
