@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from densepack_export.cli import GROUPS
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.host.gpus import nvidia_gpus
 from densepack_runtime.question_answering.squad import read_squad, sample_squad_path, score_predictions
@@ -53,6 +54,17 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "BundleError" in done.stderr
+
+
+def test_every_command_stands_in_a_group(densepack: CommandLine) -> None:
+    """In the order of the groups, each with the path through them below."""
+    shown = densepack().out
+    assert [shown.index(f"│ {name} ") for names in GROUPS.values() for name in names] == sorted(
+        shown.index(f"│ {name} ") for names in GROUPS.values() for name in names
+    )
+    assert all(f"─ {group} ─" in shown for group in GROUPS)
+    assert "─ Commands ─" not in shown
+    assert "The usual path: densepack build" in shown
 
 
 def test_version(densepack: CommandLine) -> None:

@@ -127,7 +127,7 @@ class OutputOptions:
     json_output: JsonOption = option(False, told=False)
 
 
-@app.command(rich_help_panel="Training")
+@app.command()
 @with_options(
     ShrinkOptions(),
     RECOVERY,

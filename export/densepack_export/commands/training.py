@@ -81,7 +81,7 @@ class RunOptions:
         refuse(faults_of(self))
 
 
-@app.command(rich_help_panel="Training")
+@app.command()
 @with_options(PruningOptions(), TrainingOptions(), RunOptions())
 def prune(
     context: typer.Context,
@@ -106,7 +106,7 @@ def prune(
     _show(result, asked)
 
 
-@app.command(rich_help_panel="Training")
+@app.command()
 @with_options(TrainingOptions(epochs=4.0), RunOptions())
 def fill(
     context: typer.Context,
@@ -128,7 +128,7 @@ def fill(
     _show(recipes.fill(load_checkpoint(pruned), out, load_checkpoint(teacher), run), asked)
 
 
-@app.command(rich_help_panel="Training")
+@app.command()
 @with_options(TrainingOptions(epochs=2.0), RunOptions())
 def finetune(
     context: typer.Context,

@@ -19,7 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Pack block-pruned BERT question-answering models dense, export and run them, prove that nothing was lost.",
+    help="Pack block-pruned question-answering models dense, export and run them, prove that nothing was lost.",
+    epilog="The usual path: densepack build CHECKPOINT bundle; densepack prove bundle; densepack serve bundle.",
 )
 BundleArgument = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, as `densepack build` wrote it.")
