@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from densepack_export.card.text import table
+from densepack_export.plots.speed import rate_plot
 from densepack_export.report.facts import Benchmark
 from densepack_export.report.speed import growth_picture
 from densepack_runtime.benchmark.tables import growth_table, latency_table, ratio_table, squad_table
@@ -82,6 +84,51 @@ def peers() -> str:
     )
 
 
+# Names in results by what the README calls them.
+RIVALS = {
+    "transformers 4.57 pipeline, dense": "transformers 4.57 pipeline, the dense model",
+    "optimum-onnx pipeline, dense": "optimum-onnx pipeline, the dense model",
+    "transformers 4.57 pipeline, pruned as stored": "transformers 4.57 pipeline, the pruned model",
+    "the same, packed by nn_pruning": "the same pipeline, packed by nn_pruning",
+}
+
+
+def _rates() -> dict[str, float]:
+    """Questions a second of each, with the allocator that a process has by default; medians of the rounds."""
+    rates: dict[str, list[float]] = {}
+    for run in result("peers")["runs"]:
+        if run["allocator"] == "default":
+            rates.setdefault(run["name"], []).append(run["questions"] / run["seconds"])
+    return {name: statistics.median(found) for name, found in rates.items()}
+
+
+def against() -> str:
+    """densepack against what people use, in one number each."""
+    document, rates = result("peers"), _rates()
+    hardware, fastest = document["hardware"], rates["densepack, INT8"]
+    rows = [
+        (told, f"{rates[name]:.1f}", f"{rates['densepack, FP32'] / rates[name]:.1f}", f"{fastest / rates[name]:.1f}")
+        for name, told in RIVALS.items()
+    ]
+    told = (
+        f"\nThe first {document['settings']['questions']:,} questions of {document['squad']} through models of the "
+        "published shape with random weights, from the file to EM and F1, on "
+        f"{hardware['cores']} cores of {hardware['processor']} (`{document['command']}`). "
+        "[docs/speed.md](docs/speed.md#against-what-people-use) has all of it."
+    )
+    return table(("", "questions/s", "densepack FP32, times as fast", "INT8"), rows) + "\n" + told
+
+
+def against_bars() -> str:
+    """The same as a picture."""
+    rates = _rates()
+    ours = {
+        name: name.replace("densepack, dense", "densepack, the dense model") for name in rates if "densepack" in name
+    }
+    names = {**RIVALS, **ours}
+    return rate_plot([(told, rates[name]) for name, told in names.items()], "densepack", "questions a second")
+
+
 def latency(name: str) -> str:
     """A document of `densepack bench`: ratios to its first side, then the times behind them."""
     document = result(name)
@@ -140,6 +187,7 @@ def faults() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "measured": measured,
+    "against": against,
     "peers": peers,
     "packing": lambda: latency("bench_packing"),
     "backends": lambda: latency("bench_backends"),
@@ -151,7 +199,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "tried": tried,
     "faults": faults,
 }
-PICTURES: dict[str, Callable[[], str]] = {"growth.svg": growth_curves}
+PICTURES: dict[str, Callable[[], str]] = {"against.svg": against_bars, "growth.svg": growth_curves}
 
 
 def regenerated(text: str) -> str:

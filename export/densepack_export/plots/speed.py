@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from densepack_export.plots.drawing import SERIES, legend_beside, new_figure, svg_text, svg_tree
+from densepack_export.plots.drawing import REMOVED, SERIES, legend_beside, new_figure, svg_text, svg_tree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,6 +49,20 @@ class Growth:
     value: int
     seconds: float
     peak_mib: float | None
+
+
+def rate_plot(rates: Sequence[tuple[str, float]], ours: str, unit: str) -> str:
+    """A bar for each of (name, rate), the slowest first; those whose name begins with `ours` stand out."""
+    ordered = sorted(rates, key=lambda rate: rate[1])
+    with new_figure(720, 26 * len(ordered) + 60) as figure:
+        axes = figure.subplots()
+        colours = [SERIES[0] if name.startswith(ours) else REMOVED for name, _ in ordered]
+        bars = axes.barh([name for name, _ in ordered], [rate for _, rate in ordered], color=colours, height=0.72)
+        axes.bar_label(bars, fmt="%.1f", padding=3)
+        axes.set(xlabel=unit)
+        axes.margins(x=0.08)
+        axes.grid(visible=False)
+        return svg_text(svg_tree(figure))
 
 
 def trade_off_plot(points: Sequence[TradeOff], speed: str = "times as fast as dense") -> str:
