@@ -109,7 +109,7 @@ class Structure:
     that are not this id are counted, from `position_pad_id` + 1 on, and those that are have its position. `token_types`
     are "fed" with every batch, a "constant" row 0 of the table for all tokens, or "none". Embeddings that are
     `embedding_size` wide (None: the hidden size) are projected to the hidden size behind their norm, where they differ.
-    These fields came with schema 2; what is read from schema 1 has the defaults, and only BERTs were.
+    These fields came with schema 2; what is read from schema 1 has the defaults, and is one of schema 2 from then on.
     """
 
     vocab_size: int
@@ -147,6 +147,7 @@ class Structure:
             faults.append(f"hidden_size {self.hidden_size} for {self.num_attention_heads} heads")
         if faults := faults or list(self._layer_faults()):
             raise CheckpointError(f"no model has {joined(faults, ', ')}")
+        object.__setattr__(self, "schema", 2)
 
     def _layer_faults(self) -> Iterator[str]:
         different = {id(layer): (index, layer) for index, layer in enumerate(self.layers)}  # of a dense model, one

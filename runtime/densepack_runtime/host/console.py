@@ -131,8 +131,8 @@ def _signal_again(unraisable: sys.UnraisableHookArgs) -> None:
     number = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}.get(unraisable.exc_type)
     if number is None or not _signalled:
         sys.__unraisablehook__(unraisable)
-    else:  # from a thread, and so after this
-        Timer(_AGAIN_S, signal.raise_signal, (number,)).start()
+    else:  # from a thread, and so after this; to the process, whose main thread may be waiting
+        Timer(_AGAIN_S, os.kill, (os.getpid(), number)).start()
 
 
 def tell(text: str) -> None:

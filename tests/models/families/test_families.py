@@ -28,8 +28,8 @@ from tests.models.tiny_checkpoints import pruned_checkpoint, tiny_checkpoint, ti
 
 # Float32 rounding of two orders of summation is about 1e-6 on these sizes.
 FP32_TOLERANCE = 1e-5
-# One graph for each kind of embeddings; an export takes seconds.
-QUICK = ((ROBERTA, "fp16"), (DISTILBERT, "fp32"), (ELECTRA, "fp16"))
+# One graph for each kind of embeddings: an export takes seconds, and tests/export builds a bundle of every family.
+EMBEDDINGS = ((ROBERTA, "fp16"), (DISTILBERT, "fp32"), (ELECTRA, "fp16"))
 FAMILY = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
 
 
@@ -67,17 +67,7 @@ def test_positions_come_from_ids_where_the_family_counts_them(family: Family) ->
 
 
 @pytest.mark.parametrize(
-    ("family", "precision"),
-    [
-        pytest.param(
-            family,
-            precision,
-            id=f"{family.model_type}-{precision}",
-            marks=[] if (family, precision) in QUICK else pytest.mark.slow,
-        )
-        for family in FAMILIES
-        for precision in ("fp32", "fp16")
-    ],
+    ("family", "precision"), EMBEDDINGS, ids=[f"{family.model_type}-{precision}" for family, precision in EMBEDDINGS]
 )
 def test_the_graph_computes_what_the_module_does_up_to_the_longest_input(
     family: Family, precision: str, tmp_path: Path
