@@ -97,10 +97,10 @@ class SessionClock:
 
     def prices(self, structure: Structure) -> Prices:
         """Nanoseconds by what is left of a layer. Raises BackendError where the session fails."""
-        if self.cell.length > structure.max_position_embeddings:
+        if self.cell.length > structure.longest_input:
             raise InputError(
                 f"windows of {self.cell.length} tokens are longer than the model can read: lower --length to "
-                f"{structure.max_position_embeddings}"
+                f"{structure.longest_input}"
             )
         times = self._kept(structure).layers or self._measured_layers(structure)
         return Prices(

@@ -92,7 +92,7 @@ def random_checkpoint(
     with new_folder(Path(folder)) as temporary:
         write_json(temporary / "config.json", layout_config(structure, layout))
         write_weights(temporary, {name: tensor.to(dtype) for name, tensor in tensors.items()}, weights, shards)
-        write_tokenizer_files(temporary, tokenizer_json, structure.max_position_embeddings)
+        write_tokenizer_files(temporary, tokenizer_json, structure.longest_input)
         write_text(temporary / "README.md", f"# Random weights\n\nShape only, seed {seed}: its answers mean nothing.\n")
     return Path(folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,15 @@ def test_a_cut_has_the_speed_that_was_asked_for(timed: list[int], tmp_path: Path
     [again] = shrink(start, {tmp_path / "again": goal}, tiny_data(tmp_path), OPTIONS)
     assert (again.plan, again.timing) == (result.plan, result.timing)
     assert len(timed) == before
+
+
+def test_windows_that_the_positions_do_not_hold_are_not_timed(timed: list[int], tmp_path: Path) -> None:
+    """Positions that are counted begin behind the padding's, so that fewer are left."""
+    structure = replace(structure_of(), max_position_embeddings=LONGEST + 1, position_pad_id=1)
+    with pytest.raises(InputError, match=f"lower --length to {LONGEST - 1}"):
+        clock_in(tmp_path).prices(structure)
+    clock_in(tmp_path).prices(replace(structure, position_pad_id=0))
+    assert len(timed) == 1
 
 
 @pytest.mark.usefixtures("timed")
