@@ -25,8 +25,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from densepack_runtime.backends import AskedPrecision, choose_backend
-from densepack_runtime.bundle import Bundle
+from densepack_runtime.backends import AskedPrecision
 from densepack_runtime.errors import BackendError, InputError, joined, require
 from densepack_runtime.host.console import one_line
 from densepack_runtime.host.records import Document
@@ -36,11 +35,11 @@ from densepack_runtime.serving.batcher import MOST_TOKENS
 from densepack_runtime.serving.bearer import Bearers
 from densepack_runtime.serving.cluster import cluster, gpu_share, own_ray
 from densepack_runtime.serving.metrics import Metrics
-from densepack_runtime.serving.model import Model
+from densepack_runtime.serving.model import Model, chosen
 from densepack_runtime.serving.options import ServerOptions
 from densepack_runtime.serving.responses import error_response
 from densepack_runtime.serving.server import GRACE_S, refuse_broken, service_of
-from densepack_runtime.serving.start import listening
+from densepack_runtime.serving.start import address_of, listening
 from densepack_runtime.serving.tls import Certificate
 from densepack_runtime.sessions.options import SessionOptions
 
@@ -189,11 +188,10 @@ def serve_on_ray(
         )
     Bearers.read(options.token_file)
     certificate = Certificate.read(options.tls_cert, options.tls_key)
-    choice = choose_backend(
-        Bundle.open(bundle, strict=options.strict), options.backend, options.precision, cache=options.session.cache
-    )
+    _, choice = chosen(bundle, options)
     with listening(options) as listener:
         host, port = listener.getsockname()[:2]  # free, and Ray takes it again
+        address = address_of(options, listener)
     served = Served(
         str(bundle.absolute()),
         choice.backend,
@@ -217,7 +215,7 @@ def serve_on_ray(
         with _signals() as signalled:
             tell(f"backend {choice}; {replicas} replicas at most, {each['num_cpus']} CPUs each")
             handle = _run(asked, http)
-            tell(f"ready: {'https' if certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}")
+            tell(f"ready: {address}")
             signalled.wait()
             _end(ray, handle, served.timeout_s)
     tell("ended: everything that was taken is answered")

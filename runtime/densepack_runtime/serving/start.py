@@ -62,7 +62,7 @@ def _serve_here(
         service = service_of(model, metrics, options)
         service.reload_asked = asked
         service.reload = Reload(path, options, [Exchange(service, options)], judge, metrics.reloaded)
-        address = _address(options, listener)
+        address = address_of(options, listener)
         tell(f"listening on {address}, warming {len(model.shapes)} shapes")
         try:
             asyncio.run(run(service, listener, lambda: tell(f"ready: {address}"), certificate))
@@ -72,7 +72,7 @@ def _serve_here(
 
 
 def _serve_with_workers(path: Path, options: ServerOptions, judge: Judge, listener: socket.socket, tell: Tell) -> None:
-    address = _address(options, listener)
+    address = address_of(options, listener)
     tell(f"listening on {address}, starting {options.workers} workers")
     with tempfile.TemporaryDirectory(prefix="densepack-") as counts:
         os.environ[_SHARED_COUNTS] = counts
@@ -114,7 +114,8 @@ def listening(options: ServerOptions) -> Iterator[socket.socket]:
         yield listener
 
 
-def _address(options: ServerOptions, listener: socket.socket) -> str:
+def address_of(options: ServerOptions, listener: socket.socket) -> str:
+    """What clients call the socket."""
     host, port = listener.getsockname()[:2]
     scheme = "http" if options.tls_cert is None else "https"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -11,7 +11,7 @@ around the model before and after costs each question `times.around_s`, beside t
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple
@@ -74,18 +74,16 @@ class Simulation:
         for number in range(len(questions)):
             now += chance.expovariate(rate)
             coming.append((now, number))
-        return self._run(questions, coming, lambda _: None)
+        return self._run(questions, coming, iter(()))
 
     def over_connections(self, questions: Sequence[Question], connections: int) -> Simulated:
         """Questions over so many connections: each brings the next when it got the answer to the last."""
         first = min(connections, len(questions))
         later = iter(range(first, len(questions)))
-        return self._run(questions, [(0.0, number) for number in range(first)], lambda _: next(later, None))
+        return self._run(questions, [(0.0, number) for number in range(first)], later)
 
-    def _run(
-        self, questions: Sequence[Question], coming: list[tuple[float, int]], after: Callable[[int], int | None]
-    ) -> Simulated:
-        """`coming` are the times of questions in order, `after` the question that the answer to another brings."""
+    def _run(self, questions: Sequence[Question], coming: list[tuple[float, int]], later: Iterator[int]) -> Simulated:
+        """`coming` are the times of questions in order; each answer brings the next of those that come `later`."""
         line: Line[_Window] = Line(self._grid)
         outcome, missing, now = Simulated(), list(map(len, questions)), 0.0
         came = {number: time for time, number in coming}
@@ -105,7 +103,7 @@ class Simulation:
                 missing[number] -= 1
                 if not missing[number]:
                     outcome.seconds.append(now - came[number])
-                    if (following := after(number)) is not None:
+                    if (following := next(later, None)) is not None:
                         came[following] = now
                         heappush(ready, (now + self._times.around_s, following))
         outcome.whole_s = now - coming[0][0]
