@@ -207,13 +207,14 @@ def tried() -> str:
 
 
 def faults() -> str:
-    """How every kind of fault ended."""
+    """How every kind of fault ended, the commonest ending first."""
     document = json.loads(FAULTS.read_text(encoding="utf-8"))
-    rows = []
-    for kind, counts in sorted(document.items()):
-        endings = "; ".join(f"{count:,} {ending}" for ending, count in sorted(counts.items(), key=lambda of: -of[1]))
-        rows.append((kind, f"{sum(counts.values()):,}", endings))
-    return table(("kind", "tries", "how they ended"), rows)
+    rows = [
+        (kind, ending, f"{count:,}")
+        for kind, counts in sorted(document.items())
+        for ending, count in sorted(counts.items(), key=lambda of: -of[1])
+    ]
+    return table(("kind", "how it ended", "tries"), rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
