@@ -2,14 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS := cpu,openvino,serve,batch,ray,export,prune,report,test
+EXTRAS := cpu,openvino,serve,batch,ray,export,prune,report,test,site
 ifeq ($(shell uname -sm),Linux x86_64)
 EXTRAS := $(EXTRAS),rtx
 endif
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 CHECKPOINT ?=
 
-.PHONY: help setup demo demo-serve test check docs peers load-test batch-test seed-check gpu-check clean
+.PHONY: help setup demo demo-serve test check docs site peers load-test batch-test seed-check gpu-check clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 18
@@ -39,6 +39,9 @@ check: setup     ## formatting, lint, types
 
 docs: setup      ## write the tables of README and docs again, from the result files
 	$(BIN)/python docs/regenerate.py
+
+site: setup      ## the documents as a site in build/site, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 peers: setup     ## densepack beside transformers 4.57, nn_pruning, optimum-onnx, PyTorch [SQUAD= QUESTIONS= ROUNDS= SHAPE= OUT=]
 	$(MAKE) -C tests/peers speed PYTHON=$(PYTHON) OURS=$(abspath $(BIN))/python

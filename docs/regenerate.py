@@ -35,62 +35,94 @@ def result(name: str) -> dict[str, Any]:
     return document
 
 
+def claim() -> str:
+    """What densepack gives, in one number."""
+    ours, theirs = _rates()["densepack, FP32"], _rates()[FIRST_RIVAL]
+    return (
+        f"**Pruned to the published shape, a BERT-base answers {ours / theirs:.1f} times as many questions a second\n"
+        "as the dense one did in the pipeline of transformers 4, on the same two cores of a CPU.**"
+    )
+
+
 def measured() -> str:
-    """The README's table: what was measured, what came out, and with what command."""
-    rows = [(row["what"], row["result"], f"`{row['command']}`") for row in result("recorded")["rows"]]
-    return table(("what", "result", "command"), [*_default_checkpoint(), _packing(), *rows])
-
-
-def _default_checkpoint() -> list[tuple[str, str, str]]:
-    scores, dense, speed = result("eval_default"), result("eval_dense"), result("bench_default")
-    told = "; ".join(f"EM {score['exact_match']:.2f} F1 {score['f1']:.2f}" for score in (scores, dense))
-    what = f"the embedded checkpoint, all {scores['count']:,} questions of SQuAD v1.1; the dense model it was made from"
-    return [
-        (what, told, f"`densepack eval BUNDLE --squad {scores['squad']}`"),
-        ("the same, packed against its dense shape, on OpenVINO: FP32; BF16; INT8", *_speed(speed)),
+    """The README's figures, one a row."""
+    small, dense = result("eval_default"), result("eval_dense")
+    rows = [
+        (f"F1 of the embedded checkpoint on all {small['count']:,} questions of SQuAD v1.1", f"{small['f1']:.2f}"),
+        ("F1 of the dense model that it was made from", f"{dense['f1']:.2f}"),
+        ("the embedded checkpoint, packed, times as fast as dense, FP32", _times_as_fast("bench_default", "openvino")),
+        ("the published shape, packed, times as fast as dense, FP32", _times_as_fast("bench_packing", "openvino")),
+        ("the same in INT8", _times_as_fast("bench_packing", "openvino-int8")),
     ]
+    told = (
+        f"\n{_hardware(result('bench_packing'))}, OpenVINO, 8 windows of 384 tokens. [docs/speed.md](docs/speed.md) "
+        "has every figure with its command."
+    )
+    return table(("what", "figure"), rows) + "\n" + told
 
 
-def _packing() -> tuple[str, str, str]:
-    what = "the published shape, random weights, packed against dense, on OpenVINO: FP32; BF16; INT8"
-    return (what, *_speed(result("bench_packing")))
+def _times_as_fast(name: str, backend: str) -> str:
+    """How many times as fast the packed side is at 8 windows of 384 tokens."""
+    [row] = [
+        row
+        for row in result(name)["ratios"]
+        if (row["batch"], row["length"]) == (8, 384) and row["side"].endswith(f"@packed-{backend}")
+    ]
+    return f"{row['median']:.1f}"
 
 
-def _speed(document: dict[str, Any]) -> tuple[str, str]:
-    """Times as fast, all sides of a cell together, and the command."""
-    cells: dict[str, list[str]] = {}
-    for row in document["ratios"]:
-        cells.setdefault(f"{row['batch']}x{row['length']}", []).append(f"{row['median']:.2f}")
-    told = ", ".join(f"{cell} {'; '.join(medians)}" for cell, medians in cells.items())
-    limits = sorted({f"{row['flop_limit']:.2f}" for row in document["ratios"]})
-    return f"{told} times as fast (FLOP limit {' to '.join(limits)})", f"`{document['command']}`"
+def scores() -> str:
+    """EM and F1 of the embedded checkpoint and of the model that it was made from."""
+    models = {"the embedded checkpoint": "eval_default", "the dense model that it was made from": "eval_dense"}
+    found = {told: result(name) for told, name in models.items()}
+    [[count, squad]] = {(score["count"], score["squad"]) for score in found.values()}
+    rows = [(told, f"{score['exact_match']:.2f}", f"{score['f1']:.2f}") for told, score in found.items()]
+    told = f"All {count:,} questions of {squad}; `densepack eval BUNDLE --squad {squad}`."
+    return f"{told}\n\n{table(('', 'EM', 'F1'), rows)}"
+
+
+def recorded() -> str:
+    """What was measured once and takes too long to be measured often."""
+    rows = result("recorded")["rows"]
+    return "\n".join(f"- **{row['what']}**: {row['result']} (`{row['command']}`)." for row in rows)
 
 
 def peers() -> str:
     """The side by side of `make peers`."""
     document = result("peers")
-    settings, hardware = document["settings"], document["hardware"]
-    versions: dict[str, str] = {}
-    for run in document["runs"]:
-        own = run["name"].startswith("densepack")
-        versions |= {f"{name}{' (densepack)' if own else ''}": value for name, value in run["versions"].items()}
-    told = ", ".join(f"{name} {versions[name]}" for name in sorted(versions))
+    settings = document["settings"]
+    theirs, ours = _versions(document, own=False), _versions(document, own=True)
+    versions = [(name, theirs.get(name, ""), ours.get(name, "")) for name in sorted({**theirs, **ours})]
     rounds = f"medians of {settings['rounds']} interleaved rounds (range)" if settings["rounds"] > 1 else "one round"
     return (
         f"First {settings['questions']:,} questions of {document['squad']}, from the file to EM and F1, "
-        f"{settings['threads']} threads, {hardware['cores']} cores of {hardware['processor']}; {rounds}; "
-        f"`{document['command']}`.\n\n"
-        f"{_script('compare').table(document)}\nVersions: {told}."
+        f"{settings['threads']} threads, {_hardware(document)}; {rounds}; `{document['command']}`.\n\n"
+        f"{_script('compare').table(document)}\n{table(('version of', 'theirs', 'ours'), versions)}"
     )
 
 
+def _versions(document: dict[str, Any], *, own: bool) -> dict[str, str]:
+    """Packages of the runs of densepack, or of the others."""
+    runs = [run for run in document["runs"] if run["name"].startswith("densepack") == own]
+    return {name: version for run in runs for name, version in run["versions"].items()}
+
+
 # Names in results by what the README calls them.
+FIRST_RIVAL = "transformers 4.57 pipeline, dense"
 RIVALS = {
-    "transformers 4.57 pipeline, dense": "transformers 4.57 pipeline, the dense model",
+    FIRST_RIVAL: "transformers 4.57 pipeline, the dense model",
     "optimum-onnx pipeline, dense": "optimum-onnx pipeline, the dense model",
     "transformers 4.57 pipeline, pruned as stored": "transformers 4.57 pipeline, the pruned model",
-    "the same, packed by nn_pruning": "the same pipeline, packed by nn_pruning",
+    "the same, packed by nn_pruning": "transformers 4.57 pipeline, packed by nn_pruning",
 }
+# What the README's table has of them; the picture has all.
+SHOWN = (
+    FIRST_RIVAL,
+    "optimum-onnx pipeline, dense",
+    "the same, packed by nn_pruning",
+    "densepack, FP32",
+    "densepack, INT8",
+)
 
 
 def _rates() -> dict[str, float]:
@@ -103,20 +135,17 @@ def _rates() -> dict[str, float]:
 
 
 def against() -> str:
-    """densepack against what people use, in one number each."""
+    """densepack against what people use."""
     document, rates = result("peers"), _rates()
-    hardware, fastest = document["hardware"], rates["densepack, INT8"]
-    rows = [
-        (told, f"{rates[name]:.1f}", f"{rates['densepack, FP32'] / rates[name]:.1f}", f"{fastest / rates[name]:.1f}")
-        for name, told in RIVALS.items()
-    ]
+    first = rates[FIRST_RIVAL]
+    shown = {name: RIVALS.get(name, f"{name}, the pruned model") for name in SHOWN}
+    rows = [(told, f"{rates[name]:.1f}", f"{rates[name] / first:.1f}") for name, told in shown.items()]
     told = (
-        f"\nThe first {document['settings']['questions']:,} questions of {document['squad']} through models of the "
-        "published shape with random weights, from the file to EM and F1, on "
-        f"{hardware['cores']} cores of {hardware['processor']} (`{document['command']}`). "
-        "[docs/speed.md](docs/speed.md#against-what-people-use) has all of it."
+        f"\nThe first {document['settings']['questions']:,} questions of {document['squad']}, from the file to EM and "
+        f"F1, through models of the published shape with random weights, on {_hardware(document)} "
+        f"(`{document['command']}`). [All of them](docs/speed.md#against-what-people-use), with memory and BF16."
     )
-    return table(("", "questions/s", "densepack FP32, times as fast", "INT8"), rows) + "\n" + told
+    return table(("", "questions a second", "times the first"), rows) + "\n" + told
 
 
 def against_bars() -> str:
@@ -171,22 +200,29 @@ def kernels() -> str:
 
 def tried() -> str:
     """What was tried to be faster, and what came of it."""
-    rows = [tuple(row[name] for name in ("what", "found", "kept")) for row in result("tried")["rows"]]
-    return table(("tried", "found", "kept"), rows)
+    rows = result("tried")["rows"]
+    return "\n\n".join(
+        f"**{row['what'][0].upper()}{row['what'][1:]}.** {row['found']}. *Kept: {row['kept']}.*" for row in rows
+    )
 
 
 def faults() -> str:
-    """How every kind of fault ended."""
+    """How every kind of fault ended, the commonest ending first."""
     document = json.loads(FAULTS.read_text(encoding="utf-8"))
-    rows = []
-    for kind, counts in sorted(document.items()):
-        endings = "; ".join(f"{count:,} {ending}" for ending, count in sorted(counts.items(), key=lambda of: -of[1]))
-        rows.append((kind, f"{sum(counts.values()):,}", endings))
-    return table(("kind", "tries", "how they ended"), rows)
+    rows = [
+        (kind, ending, f"{count:,}")
+        for kind, counts in sorted(document.items())
+        for ending, count in sorted(counts.items(), key=lambda of: -of[1])
+    ]
+    return table(("kind", "how it ended", "tries"), rows)
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "claim": claim,
     "measured": measured,
+    "scores": scores,
+    "recorded": recorded,
+    "default packing": lambda: latency("bench_default"),
     "against": against,
     "peers": peers,
     "packing": lambda: latency("bench_packing"),
@@ -228,24 +264,26 @@ def main(arguments: list[str]) -> int:
     return 1 if stale and check else 0
 
 
+def _hardware(document: dict[str, Any]) -> str:
+    hardware = document["hardware"]
+    return f"{hardware['cores']} cores of {hardware['processor']}"
+
+
 def _origin(document: dict[str, Any]) -> str:
     """Where a benchmark ran, how often, and with what command."""
-    hardware, versions = document["hardware"], document["versions"]
+    versions = document["versions"]
     names = [f"{name} {versions[name]}" for name in ("onnxruntime", "openvino", "torch") if versions.get(name)]
     rounds = document["settings"]["rounds"]
     return (
-        f"{hardware['cores']} cores of {hardware['processor']}, {', '.join(names)}; medians of {rounds} interleaved "
-        f"rounds; `{document['command']}`."
+        f"{_hardware(document)}, {', '.join(names)}; medians of {rounds} interleaved rounds; `{document['command']}`."
     )
 
 
 def _profiled(document: dict[str, Any], script: str) -> str:
     """Where a profile ran and how often, and the table that its script makes of it."""
-    settings, hardware = document["settings"], document["hardware"]
-    return (
-        f"{settings['threads']} threads, {hardware['cores']} cores of {hardware['processor']}; medians of "
-        f"{settings['rounds']} rounds.\n\n{_script(script).table(document)}"
-    ).rstrip("\n")
+    settings = document["settings"]
+    told = f"{settings['threads']} threads, {_hardware(document)}; medians of {settings['rounds']} rounds."
+    return f"{told}\n\n{_script(script).table(document)}".rstrip("\n")
 
 
 def _script(name: str) -> ModuleType:
