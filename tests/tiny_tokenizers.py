@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+import string
 from collections import Counter
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, Unigram
 from tokenizers.trainers import BpeTrainer
+from transformers.utils import sentencepiece_model_pb2_new as sentencepiece
 
 SENTENCES = (
     "Frédéric Chopin was born in 1810 in Żelazowa Wola, a village near Warsaw.",
@@ -50,3 +53,30 @@ def _pieces() -> list[tuple[str, float]]:
     found.update(character for word in words for character in word)
     whole = found.total()
     return [(token, 0.0) for token in SPECIAL] + [(piece, math.log(n / whole)) for piece, n in sorted(found.items())]
+
+
+def sentencepiece_model() -> tuple[bytes, int]:
+    """A sentencepiece.bpe.model with the same pieces behind <unk>, <s> and </s>, and how many it has."""
+    proto = sentencepiece.ModelProto()  # type: ignore[attr-defined]
+    proto.trainer_spec.model_type = 1  # unigram
+    for piece, kind in (("<unk>", 2), ("<s>", 3), ("</s>", 3)):
+        proto.pieces.add(piece=piece, score=0.0, type=kind)
+    for piece, score in _pieces()[len(SPECIAL) :]:
+        proto.pieces.add(piece=piece, score=score, type=1)
+    return proto.SerializeToString(), len(proto.pieces)
+
+
+def word_pieces() -> list[str]:
+    """A vocabulary of BERT's kind: words as they are and in lower case, and every character of them."""
+    words = {word for sentence in SENTENCES for word in re.findall(r"\w+", sentence)}
+    words |= {word.lower() for word in words}
+    letters = {*"".join(words), *string.ascii_letters, *string.punctuation}
+    return [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *sorted(words | letters),
+        *sorted(f"##{one}" for one in letters),
+    ]

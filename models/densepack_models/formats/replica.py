@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from densepack_models.families import FAMILIES
+from densepack_models.families.family import Family
 from densepack_models.formats.config import config_from_structure
 from densepack_models.formats.json_files import write_json, write_text
 from densepack_models.formats.tensors import (
@@ -27,7 +28,7 @@ from densepack_models.formats.tensors import (
     spread,
     structure_widths,
 )
-from densepack_models.formats.tokenizer import SPECIAL_TOKENS, wordpiece_tokenizer
+from densepack_models.formats.tokenizer import SPECIAL_TOKENS, is_wordpiece, wordpiece_tokenizer
 from densepack_models.formats.writer import published_config, published_tensors, save_tensors, write_tokenizer_files
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.folders import new_folder
@@ -75,6 +76,7 @@ def random_checkpoint(
     folder: str | Path,
     structure: Structure,
     *,
+    family: Family = FAMILIES[0],
     seed: int = 0,
     tokenizer_json: str | None = None,
     layout: Layout = "published",
@@ -84,15 +86,18 @@ def random_checkpoint(
 ) -> Path:
     """Write a random checkpoint with the heads and units of `structure`, and return its folder.
 
-    Without `tokenizer_json` it gets a letter-by-letter vocabulary. The files are those that the published models have
-    on the hub: README.md, config.json, weights, vocab.txt, tokenizer_config.json, special_tokens_map.json.
+    Without `tokenizer_json` it gets a letter-by-letter vocabulary, with BERT's pairs and padding. The files are those
+    that the published models have on the hub: README.md, config.json, weights, vocab.txt, tokenizer_config.json,
+    special_tokens_map.json; tokenizer.json in place of vocab.txt where the tokenizer is of another kind.
     """
     tokenizer_json = tokenizer_json or letter_tokenizer(structure.vocab_size)
-    tensors = FAMILIES[0].file_names(laid_out(structure, random_tensors(structure, seed=seed), layout))
+    tensors = family.file_names(laid_out(structure, random_tensors(structure, seed=seed), layout))
     with new_folder(Path(folder)) as temporary:
-        write_json(temporary / "config.json", layout_config(structure, layout))
+        write_json(temporary / "config.json", layout_config(structure, layout, family))
         write_weights(temporary, {name: tensor.to(dtype) for name, tensor in tensors.items()}, weights, shards)
-        write_tokenizer_files(temporary, tokenizer_json, structure.longest_input)
+        if not is_wordpiece(tokenizer_json):
+            write_text(temporary / "tokenizer.json", tokenizer_json)
+        write_tokenizer_files(temporary, tokenizer_json, structure.longest_input, structure.token_types)
         write_text(temporary / "README.md", f"# Random weights\n\nShape only, seed {seed}: its answers mean nothing.\n")
     return Path(folder)
 
@@ -125,11 +130,11 @@ def laid_out(structure: Structure, tensors: Mapping[str, Tensor], layout: Layout
     return placed
 
 
-def layout_config(structure: Structure, layout: Layout) -> dict[str, Any]:
+def layout_config(structure: Structure, layout: Layout, family: Family = FAMILIES[0]) -> dict[str, Any]:
     """config.json for a layout, without the mark that densepack's own writer leaves."""
-    config = config_from_structure(structure, FAMILIES[0])
+    config = config_from_structure(structure, family)
     if layout == "published":
-        config["pruned_heads"] = published_config(structure, FAMILIES[0])["pruned_heads"]
+        config["pruned_heads"] = published_config(structure, family)["pruned_heads"]
     return config
 
 

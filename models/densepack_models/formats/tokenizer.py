@@ -53,6 +53,8 @@ SPACE_SETTINGS = {"add_prefix_space": False, "trim_offsets": True}
 _SPACES = {"pre_tokenizer": ("add_prefix_space",), "post_processor": ("add_prefix_space", "trim_offsets")}
 # BERT's own limit: a longer run of characters without a space is one unknown token.
 _LONGEST_WORD = 100
+# How an added token is found in a text (tokenizers.AddedToken).
+_TOKEN_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 # No id of a token has more.
 _DIGITS = 9
 SENTENCEPIECE = "sentencepiece.bpe.model"
@@ -77,7 +79,7 @@ def read_tokenizer(
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         text, notes = _build_byte_level(folder, settings), ()
     elif sentencepiece and (folder / SENTENCEPIECE).is_file():
-        text, notes = _convert_sentencepiece(folder, sentencepiece), ()
+        text, notes = _convert_sentencepiece(folder, sentencepiece, settings), ()
     else:
         forms = ["tokenizer.json", "vocab.txt with tokenizer_config.json", "vocab.json with merges.txt"]
         forms += [SENTENCEPIECE] if sentencepiece else []
@@ -230,7 +232,7 @@ def _build(folder: Path, settings: Mapping[str, Any]) -> tuple[str, tuple[str, .
         tokenizer = wordpiece_tokenizer(vocabulary, special, settings)
     except Exception as error:  # bare Exception for special tokens that its templates cannot name
         raise CheckpointError(f"no tokenizer can be built in {folder}: {joined([str(error)])}") from error
-    _add_tokens(tokenizer, added, folder)
+    _add_tokens(tokenizer, added, settings, folder)
     return tokenizer.to_str(pretty=True), tuple(_guesses(vocabulary, special, settings))
 
 
@@ -313,37 +315,67 @@ def wordpiece_tokenizer(
     return tokenizer
 
 
-def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str, int], list[str]]:
-    """Tokens that were added after vocab.txt was made, with their ids; and what is wrong with them."""
-    added = _optional(folder / "added_tokens.json")
+def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[int, AddedToken], list[str]]:
+    """Tokens that were added after the vocabulary was made, by id; and what is wrong with them."""
+    first = _optional(folder / "added_tokens.json")
     faults = [
-        f"added_tokens.json gives {shortened(token)} {shortened(added[token])} for an id"
-        for token in added
-        if type(added[token]) is not int
+        f"added_tokens.json gives {shortened(token)} {shortened(first[token])} for an id"
+        for token in first
+        if type(first[token]) is not int
     ]
+    special = {_content(token) for name in SPECIAL_TOKENS if (token := settings.get(name))} | {*_extra_tokens(settings)}
+    added = {
+        number: _added_token({"content": token, "special": token in special})
+        for token, number in first.items()
+        if type(number) is int
+    }
     entries = settings.get("added_tokens_decoder") or {}
     if not isinstance(entries, Mapping):
         return added, [*faults, f"added_tokens_decoder is {shortened(entries)}, an object is needed"]
     for number, entry in entries.items():
-        token = entry.get("content") if isinstance(entry, Mapping) else entry
-        if not number.isdecimal() or len(number) > _DIGITS or not isinstance(token, str):
-            faults.append(
-                f"added_tokens_decoder has {shortened(number)} for {shortened(token)}, an id for a text is needed"
-            )
+        said = entry if isinstance(entry, Mapping) else {"content": entry}
+        if fault := _token_fault(number, said):
+            faults.append(fault)
         else:
-            added[token] = int(number)
+            added[int(number)] = _added_token(said)
     return added, faults
 
 
-def _add_tokens(tokenizer: Tokenizer, added: Mapping[str, int], folder: Path) -> None:
+def _token_fault(number: str, said: Mapping[str, Any]) -> str | None:
+    """What is wrong with an entry of added_tokens_decoder."""
+    token = said.get("content")
+    if not number.isdecimal() or len(number) > _DIGITS or not isinstance(token, str):
+        return f"added_tokens_decoder has {shortened(number)} for {shortened(token)}, an id for a text is needed"
+    for flag in _TOKEN_FLAGS:
+        if not isinstance(said.get(flag, False), bool):
+            return f"{flag} of the added token {shortened(token)} is {shortened(said[flag])}, true or false is needed"
+    return None
+
+
+def _added_token(said: Mapping[str, Any]) -> AddedToken:
+    """Special tokens are found in the text as it is given, others in the normalised one, unless they say otherwise."""
+    flags = {name: said[name] for name in _TOKEN_FLAGS if name in said}
+    return AddedToken(said["content"], **{"normalized": not flags.get("special", False), **flags})
+
+
+def _extra_tokens(settings: Mapping[str, Any]) -> list[str]:
+    """Special tokens that have no role."""
+    extra = settings.get("additional_special_tokens") or []
+    return [_content(token) for token in extra] if isinstance(extra, list) else []
+
+
+def _add_tokens(
+    tokenizer: Tokenizer, added: Mapping[int, AddedToken], settings: Mapping[str, Any], folder: Path
+) -> None:
     """Add tokens behind the vocabulary; their ids have to follow on. Raises CheckpointError."""
-    for token, number in sorted(added.items(), key=lambda item: item[1]):
-        if tokenizer.token_to_id(token) is None:
-            tokenizer.add_tokens([AddedToken(token)])
-        if (found := tokenizer.token_to_id(token)) != number:
+    for number, token in sorted(added.items()):
+        tokenizer.add_tokens([token])
+        if (found := tokenizer.token_to_id(token.content)) != number:
             raise CheckpointError(
-                f"the added token {shortened(token)} should have id {number} and gets {found} in {folder}"
+                f"the added token {shortened(token.content)} should have id {number} and gets {found} in {folder}"
             )
+    known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    tokenizer.add_special_tokens([token for token in _extra_tokens(settings) if token not in known])
 
 
 # --- vocab.json with merges.txt, and sentencepiece ------------------------------------------------------------------
@@ -373,7 +405,7 @@ def _build_byte_level(folder: Path, settings: Mapping[str, Any]) -> str:
     )
     tokenizer.post_processor = processors.Sequence([processors.ByteLevel(**spaces), around])
     _add_special_tokens(tokenizer, special)
-    _add_tokens(tokenizer, added, folder)
+    _add_tokens(tokenizer, added, settings, folder)
     return tokenizer.to_str(pretty=True)
 
 
@@ -391,8 +423,11 @@ def _add_special_tokens(tokenizer: Tokenizer, special: Mapping[str, str]) -> Non
     )
 
 
-def _convert_sentencepiece(folder: Path, converter: str) -> str:
-    """What this converter of transformers makes of the file."""
+def _convert_sentencepiece(folder: Path, converter: str, settings: Mapping[str, Any]) -> str:
+    """What this converter of transformers makes of the file, with the tokens that were added to it."""
+    added, faults = _added_tokens(folder, settings)
+    if faults:
+        raise CheckpointError(f"no tokenizer can be built in {folder}: {joined(faults)}")
     # Not `from transformers import …`: that gives the function of the same name, once somebody has asked for it.
     converters = import_module("transformers.convert_slow_tokenizer")
     source = SimpleNamespace(vocab_file=str(folder / SENTENCEPIECE))
@@ -406,6 +441,9 @@ def _convert_sentencepiece(folder: Path, converter: str) -> str:
     if tokenizer is None:
         raise CheckpointError(f"{folder / SENTENCEPIECE} cannot be converted: it has no pieces")
     _add_special_tokens(tokenizer, BYTE_LEVEL_TOKENS)
+    # What the converter puts beside the pieces is special, also where it stands for nothing.
+    own = [token for token in places if token not in {piece.piece for piece in found.proto.pieces}]
+    _add_tokens(tokenizer, added, {"additional_special_tokens": own, **settings}, folder)
     return str(tokenizer.to_str(pretty=True))
 
 

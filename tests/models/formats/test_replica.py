@@ -9,13 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from densepack_models.families import FAMILIES
+from densepack_models.families.family import Family
 from densepack_models.formats.checkpoint import load_checkpoint
+from densepack_models.formats.config import structure_from_config
 from densepack_models.formats.replica import SEED, Layout, Weights, letter_tokenizer, random_checkpoint, random_tensors
 from densepack_models.packing import pack
 from densepack_runtime.errors import InputError
+from densepack_runtime.question_answering.pair_format import load_tokenizer
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.structure import LayerStructure, Structure
 from tests.models.formats.planted_checkpoints import SMALL
+from tests.models.tiny_checkpoints import tiny_config, tokenizer_of
 
 HUB_FILES = [
     "README.md",
@@ -81,6 +86,17 @@ def test_every_layout_and_file_packs_to_the_structure(
         assert [layer.ffn_units for layer in packed.structure.layers] == [(0, 2, 3, 7, 20), (0, 1, 2), ()]
     name = "layer.0.attention.key.weight"
     assert torch.equal(packed.get_parameter(name), random_tensors(SMALL, seed=3)[name])
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.model_type)
+def test_every_family_packs_to_the_structure(tmp_path: Path, family: Family) -> None:
+    sizes = structure_from_config(tiny_config(family, intermediate_size=SMALL.intermediate_size, vocab_size=400))
+    pruned = replace(sizes, layers=SMALL.layers)
+    random_checkpoint(tmp_path / "c", pruned, family=family, tokenizer_json=tokenizer_of(family, 400))
+    assert json.loads((tmp_path / "c" / "config.json").read_text())["architectures"] == [family.architecture]
+    checkpoint = load_checkpoint(tmp_path / "c")
+    assert pack(checkpoint).structure == replace(pruned, source_sha256=checkpoint.sha256)
+    assert load_tokenizer(checkpoint.tokenizer_json).get_vocab_size() <= 400
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -333,6 +333,11 @@ def test_files_that_are_no_tokenizer(tmp_path: Path, content: bytes) -> None:
         ([], {"added_tokens_decoder": {"9" * 5000: "a"}}, "added_tokens_decoder has '9999"),
         ([], {"added_tokens_decoder": {"1": {"special": True}}}, "added_tokens_decoder has '1' for None"),
         ([], {"added_tokens_decoder": {"1": 3}}, "added_tokens_decoder has '1' for 3"),
+        (
+            [],
+            {"added_tokens_decoder": {"1": {"content": "a", "lstrip": "yes"}}},
+            "lstrip of the added token 'a' is 'yes', true or false is needed",
+        ),
         ([":$A", "[PAD]", "[UNK]", "[SEP]"], {"cls_token": ":$A"}, "no tokenizer can be built"),
         ([], {"do_basic_tokenize": False}, "do_basic_tokenize is false"),
         ([], {"never_split": ["C++"]}, "never_split is ['C++']"),

@@ -12,7 +12,6 @@ import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from transformers import AutoTokenizer
-from transformers.utils import sentencepiece_model_pb2_new as sentencepiece
 
 from densepack_models.families import FAMILIES
 from densepack_models.families.family import Family
@@ -23,7 +22,7 @@ from densepack_models.formats.writer import write_tokenizer_files
 from densepack_runtime.errors import CheckpointError
 from densepack_runtime.question_answering.pair_format import PairFormat, load_tokenizer
 from tests.models.tiny_checkpoints import tiny_config
-from tests.tiny_tokenizers import SENTENCES, byte_level_tokenizer, unigram_tokenizer
+from tests.tiny_tokenizers import SENTENCES, byte_level_tokenizer, sentencepiece_model, unigram_tokenizer
 
 TEXTS = (*SENTENCES, " It's naïve\u00a0🎹 ", "a b</s>c", "\tline\n  two  ")
 SETTINGS: tuple[dict[str, Any], ...] = (
@@ -88,25 +87,10 @@ def test_damaged_merges_are_refused(tmp_path: Path) -> None:
         read_tokenizer(tmp_path, 400)
 
 
-def plant_sentencepiece(folder: Path) -> None:
-    """A model file with the pieces of a small Unigram tokenizer behind <unk>, <s> and </s>."""
-    trained = json.loads(unigram_tokenizer().to_str())["model"]["vocab"]
-    proto = sentencepiece.ModelProto()  # type: ignore[attr-defined]
-    proto.trainer_spec.model_type = 1
-    for piece, score, kind in [
-        ("<unk>", 0.0, 2),
-        ("<s>", 0.0, 3),
-        ("</s>", 0.0, 3),
-        *((*known, 1) for known in trained),
-    ]:
-        if not (kind == 1 and piece.startswith("<")):
-            proto.pieces.add(piece=piece, score=score, type=kind)
-    (folder / SENTENCEPIECE).write_bytes(proto.SerializeToString())
-
-
 @pytest.mark.parametrize(("family", "specials"), [(XLM_ROBERTA, (0, 1, 2, 3)), (CAMEMBERT, (5, 1, 6, 3))])
 def test_sentencepiece_is_converted(tmp_path: Path, family: Any, specials: tuple[int, ...]) -> None:
-    plant_sentencepiece(tmp_path)
+    model, _ = sentencepiece_model()
+    (tmp_path / SENTENCEPIECE).write_bytes(model)
     text, _ = read_tokenizer(tmp_path, 400, sentencepiece=family.sentencepiece)
     tokenizer = load_tokenizer(text)
     assert isinstance(tokenizer.model, Unigram)
