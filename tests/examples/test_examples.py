@@ -106,8 +106,8 @@ def test_prune_your_own(densepack: CommandLine, tmp_path: Path) -> None:
     text = Template(script.read_text(encoding="utf-8")).safe_substitute(MODEL=model, DATA="sample", OUT=out)
     commands = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("densepack ")]
     quicker = {
-        "shrink": ["--questions", "8", "--max-length", "64"],
-        "build": ["--limit", "2", "--max-length", "64", "--doc-stride", "8"],
+        "shrink": ["--questions", "2", "--max-length", "256"],
+        "build": ["--limit", "2", "--max-length", "256"],
         "bench": SMALL,
     }
     assert [command[0] for command in commands] == ["shrink", "inspect", "build", "bench"]
@@ -122,7 +122,7 @@ def test_prune_your_own(densepack: CommandLine, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("scripts")
 def test_the_notebook(default_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUNDLE", str(default_bundle))
-    notebook = nbformat.read(EXAMPLES / "bundle_in_pictures.ipynb", as_version=4)
+    notebook = nbformat.read(EXAMPLES / "bundle_in_pictures.ipynb", as_version=4)  # type: ignore[no-untyped-call]
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs for cell in cells), "outputs are stored with it"
     NotebookClient(notebook, timeout=120, kernel_name="python3", allow_errors=False).execute()
