@@ -24,6 +24,11 @@ class Outcome:
     def error_lines(self) -> list[str]:
         return [line for line in self.err.splitlines() if line.startswith("error: ")]
 
+    @property
+    def next_step(self) -> str:
+        """What the last line says to do next."""
+        return self.err.splitlines()[-1].removeprefix("next: ").partition("  # ")[0]
+
 
 class CommandLine:
     """Call it with arguments; `text` is what stdin gives."""

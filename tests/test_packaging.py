@@ -55,6 +55,23 @@ def test_constraints_pin_every_production_package(production: dict[str, Distribu
     assert set(production) <= pinned
 
 
+def licence(package: Distribution) -> str:
+    """As its authors state it: an SPDX expression where they give one."""
+    told = package.metadata.json
+    classified = [text.split(" :: ")[-1] for text in told.get("classifier", ()) if text.startswith("License ::")]
+    return str(told.get("license_expression") or told.get("license") or ", ".join(classified))
+
+
+def test_the_document_lists_every_production_licence(production: dict[str, Distribution]) -> None:
+    """With the versions that constraints.txt names."""
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    versions = {canonical(name): version for name, _, version in (line.partition("==") for line in lines)}
+    table = [f"| {name} | {versions[name]} | {licence(production[name])} |" for name in sorted(production)]
+    text = (REPOSITORY / "docs" / "production.md").read_text(encoding="utf-8")
+    listed = text.split("<!-- production licences -->\n")[1].split("<!-- end -->")[0].splitlines()
+    assert listed[2:] == table, "it should be:\n" + "\n".join(table)
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel and the sdist, built without a network."""
@@ -82,8 +99,16 @@ def test_sdist_can_be_built_from(built: Path) -> None:
     [sdist] = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
-    assert {"pyproject.toml", "README.md", "LICENSE", "runtime/densepack_runtime/bundle.py"} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "runtime/densepack_runtime/bundle/archive.py"} <= names
     assert not any(name.endswith(".safetensors") for name in names)
+
+
+def test_what_is_built_can_be_published(built: Path) -> None:
+    """The check of the tool that uploads: names, metadata, and that the README can be shown."""
+    command = [sys.executable, "-m", "twine", "check", "--strict", *map(str, built.iterdir())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2
 
 
 @pytest.mark.slow

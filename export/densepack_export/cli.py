@@ -16,12 +16,13 @@ from densepack_export.commands import (
     checkpoints,
     engine,
     parity,
+    push,
     report,
     shrink,
     training,
     triton,
 )
-from densepack_runtime.commands import answer, batch, doctor, evaluate, plan, prove, serve
+from densepack_runtime.commands import answer, batch, doctor, evaluate, plan, prove, serve, travel
 from densepack_runtime.commands.options import app
 from densepack_runtime.host.allocator import keep_freed_memory
 from densepack_runtime.host.console import run_command_line
@@ -35,12 +36,14 @@ COMMANDS = (
     doctor,
     prove,
     plan,
+    travel,
     checkpoints,
     build,
     parity,
     bisect,
     engine,
     triton,
+    push,
     bench,
     report,
     card,
@@ -52,6 +55,7 @@ GROUPS = {
     "From a checkpoint to a bundle": ("build", "build-engine", "inspect", "pack", "export", "triton"),
     "Answers": ("answer", "eval", "serve", "batch", "plan"),
     "Whether they are right, and how fast": ("parity", "prove", "bisect", "bench", "report", "doctor"),
+    "A bundle travels": ("archive", "push", "download"),
     "Smaller models": ("shrink", "prune", "fill", "finetune", "card"),
 }
 

@@ -16,7 +16,6 @@ never a fallback after a failure: a backend that is chosen and then fails is an 
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,8 +24,8 @@ from typing import Literal
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.host.here import Host
+from densepack_runtime.host.user_cache import named_cache
 from densepack_runtime.sessions.batching import FEW_LENGTHS, GPU_TOKEN_BUDGET, Batching
-from densepack_runtime.sessions.compile_cache import CACHE_VARIABLE
 from densepack_runtime.sessions.host_record import HostRecord
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import GRAPH_OF, ComputePrecision, Session
@@ -301,11 +300,8 @@ def cache_of(bundle: Bundle) -> Path:
 
     DENSEPACK_CACHE names another folder. Any number of bundles may share it: what is kept is named after its graph.
     """
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named)
     folder = bundle.folder.resolve()
-    return folder.with_name(f"{folder.name}.cache")
+    return named_cache() or folder.with_name(f"{folder.name}.cache")
 
 
 def _best(bundle: Bundle, precision: ComputePrecision | None, host: Host) -> Choice:

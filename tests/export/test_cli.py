@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -14,9 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from densepack_export.cli import GROUPS
 from densepack_runtime.bundle import Bundle
+from densepack_runtime.commands.options import app
 from densepack_runtime.host.gpus import nvidia_gpus
 from densepack_runtime.question_answering.squad import read_squad, sample_squad_path, score_predictions
 from densepack_runtime.sessions.openvino_session import openvino_precisions
@@ -65,6 +69,24 @@ def test_every_command_stands_in_a_group(densepack: CommandLine) -> None:
     assert all(f"─ {group} ─" in shown for group in GROUPS)
     assert "─ Commands ─" not in shown
     assert "The usual path: densepack build" in shown
+
+
+def test_every_command_shows_an_example_with_options_that_it_has() -> None:
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    for name, command in group.commands.items():
+        *_, example = (command.help or "").split("Example: ")
+        assert example.startswith(f"densepack {name} "), name
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert set(re.findall(r"(?<= )--?[a-z][a-z0-9-]*", example)) <= known, example
+
+
+def test_the_shell_completes_commands_and_options(densepack: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_DENSEPACK_COMPLETE", "complete_bash")
+    for typed, completed in (("densepack arch", ["archive"]), ("densepack answer owner/name --comp", ["--compat"])):
+        monkeypatch.setenv("COMP_WORDS", typed)
+        monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+        assert densepack().out.split() == completed
 
 
 def test_version(densepack: CommandLine) -> None:

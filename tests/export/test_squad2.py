@@ -35,6 +35,7 @@ def test_build_parity_and_eval_agree_on_null_answers(squad2: Path, densepack: Co
     sizes = ("--max-length", LONGEST, "--doc-stride", 8)
     built = densepack("build", start, bundle, "--squad", squad2, *sizes, "--no-engine")
     assert built.code == 0, built.err
+    assert built.next_step == f"densepack prove {bundle}"
     predictions = tmp_path / "predictions.json"
     done = densepack("eval", bundle, "--squad", squad2, "--predictions", predictions, "--json")
     score = json.loads(done.out)

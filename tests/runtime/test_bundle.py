@@ -21,10 +21,10 @@ from densepack_runtime.bundle import (
     ParityEntry,
     TensorEntry,
     UncheckedBundleWarning,
-    _checksum,
     edit_bundle,
     write_bundle,
 )
+from densepack_runtime.bundle.manifest import checksum
 from densepack_runtime.errors import BundleError
 from densepack_runtime.host.records import data_from_record
 from densepack_runtime.host.strict_json import LARGEST_BYTES
@@ -285,7 +285,7 @@ def told(manifest: Manifest) -> dict[str, Any]:
 
 
 def signed(body: dict[str, Any]) -> str:
-    return json.dumps({**body, "checksum": _checksum(body)})
+    return json.dumps({**body, "checksum": checksum(body)})
 
 
 def test_a_manifest_of_schema_1_is_read() -> None:

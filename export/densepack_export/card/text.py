@@ -15,9 +15,13 @@ from densepack_export.card.facts import CardFacts, Evaluation
 
 # Where the example of use expects the bundle; a test runs it as it stands.
 BUNDLE = "bundle"
-USAGE = f"""from densepack_runtime import QuestionAnswerer
 
-with QuestionAnswerer.open("{BUNDLE}") as qa:
+
+def usage(bundle: str) -> str:
+    """The example of use, with what a bundle is opened by."""
+    return f"""from densepack_runtime import QuestionAnswerer
+
+with QuestionAnswerer.open("{bundle}") as qa:
     answer = qa.answer(
         question="Who built the lighthouse?",
         context="The lighthouse on the northern cape was built by Marta Lindqvist in 1887.",
@@ -233,7 +237,7 @@ def _trade_offs(facts: CardFacts) -> str:
 def _usage(facts: CardFacts) -> str:
     return (
         f"Build a bundle (ONNX, FP16, a TensorRT plan, all checked), then answer from it without PyTorch:\n\n"
-        f"```sh\ndensepack build {facts.folder.resolve().name} {BUNDLE}\n```\n\n```python\n{USAGE}```"
+        f"```sh\ndensepack build {facts.folder.resolve().name} {BUNDLE}\n```\n\n```python\n{usage(BUNDLE)}```"
     )
 
 

@@ -20,7 +20,7 @@ from densepack_export.commands.options import (
     require_torch,
 )
 from densepack_runtime.commands.options import JsonOption, LimitOption, SquadOption, ThreadsOption, app
-from densepack_runtime.host.console import print_json, print_table, progress_bar, tell
+from densepack_runtime.host.console import print_json, print_table, progress_bar, tell, tell_next
 from densepack_runtime.host.story import Story
 from densepack_runtime.question_answering.squad import load_squad
 from densepack_runtime.sessions.options import SessionOptions
@@ -80,3 +80,4 @@ def build(
     if json_output:
         print_json({"bundle": str(bundle), "manifest": json.loads(result.bundle.manifest.to_json())})
     tell(f"wrote {bundle}: {', '.join(sorted(result.bundle.manifest.files))}")
+    tell_next(f"densepack prove {bundle}", "whether it is right on this host, and how fast")

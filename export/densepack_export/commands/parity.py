@@ -13,7 +13,7 @@ from densepack_export.commands.bisect import run_bisect
 from densepack_export.commands.options import (
     require_torch,
 )
-from densepack_runtime.bundle import Bundle
+from densepack_runtime.bundle import Bundle, refuse_copy
 from densepack_runtime.commands.options import BundleArgument, JsonOption, LimitOption, SquadOption, ThreadsOption, app
 from densepack_runtime.errors import ParityError
 from densepack_runtime.host.console import print_json, progress_bar
@@ -56,6 +56,8 @@ def parity_command(
     Example: densepack parity bundle --checkpoint checkpoint/ --squad dev-v1.1.json
     """
     opened = Bundle.open(bundle)
+    if write:
+        refuse_copy(opened)
     dataset = load_squad(squad, limit)
     run = bundle_run(opened, dataset, Path(squad).name)
     if bisect is not None:

@@ -9,6 +9,7 @@ import typer
 
 from densepack_export.report.writing import PACKAGES, write_into_bundle, write_report
 from densepack_runtime.bundle import REPORT_NAME, Bundle
+from densepack_runtime.bundle.places import locate_bundle
 from densepack_runtime.commands.options import JsonOption, app
 from densepack_runtime.errors import InputError, require
 from densepack_runtime.host.console import print_json, tell
@@ -17,7 +18,7 @@ from densepack_runtime.host.console import print_json, tell
 @app.command()
 def report(
     bundles: Annotated[
-        list[Path], typer.Argument(metavar="BUNDLE [BUNDLE…]", help="Bundle folders, as `densepack build` wrote them.")
+        list[str], typer.Argument(metavar="BUNDLE [BUNDLE…]", help="Folders, archives, or owner/name on the hub.")
     ],
     benchmarks: Annotated[
         list[Path] | None,
@@ -48,12 +49,12 @@ def report(
 
     if out is None and len(bundles) > 1:
         raise InputError(f"one page about {len(bundles)} bundles belongs to none of them: say where with --out FILE")
-    path = out or bundles[0] / REPORT_NAME
+    path = out or locate_bundle(bundles[0]) / REPORT_NAME
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already: pass --overwrite to replace it, or --out FILE")
     facts = gather(bundles, benchmarks=benchmarks or (), squad=squad)
     if out is None:
-        write_into_bundle(Bundle(bundles[0], facts.bundles[0].manifest), facts)
+        write_into_bundle(Bundle(path.parent, facts.bundles[0].manifest), facts)
     else:
         write_report(facts, out)
     size = path.stat().st_size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +17,10 @@ from densepack_models.pruning.second_order.budgets import Goal, Quantity
 from densepack_runtime.benchmark.sides import Cell
 from densepack_runtime.commands.options import JsonOption, ThreadsOption, app
 from densepack_runtime.errors import InputError, require
-from densepack_runtime.host.console import print_json, print_table, progress_bar, tell
+from densepack_runtime.host.console import print_json, print_table, progress_bar, tell, tell_next
 from densepack_runtime.host.console import story as console_story
+from densepack_runtime.host.user_cache import CACHE_VARIABLE, named_cache
 from densepack_runtime.question_answering.squad import load_squad
-from densepack_runtime.sessions.compile_cache import CACHE_VARIABLE
 from densepack_runtime.sessions.options import SessionOptions
 
 if TYPE_CHECKING:
@@ -172,7 +171,7 @@ def shrink(
     autocast: Literal["fp32", "bf16"] = "bf16" if bf16 else "fp32"
     options, how = changed(ShrinkOptions(precision=autocast), asked), changed(OutputOptions(), asked)
     state = how.state_dir or out.with_name(f"{out.name}.state")
-    kept = cache or Path(os.environ.get(CACHE_VARIABLE) or state)
+    kept = cache or named_cache() or state
     sizes: dict[Quantity, float | None] = {
         "density": density,
         "flops": flops,
@@ -206,6 +205,7 @@ def _show(results: Sequence[tuple[ShrinkResult, TrainingResult | None]], how: Ou
         if trained and not how.json_output:
             print_table(f"{out}, recovered", ("what", "value"), trained.rows())
         tell(f"wrote {out}")
+        tell_next(f"densepack build {out} bundle", "packs it, and proves that it answers as before")
 
 
 def _goals(

@@ -22,7 +22,7 @@ from densepack_models.pruning.option_fields import faults_of, option, refuse
 from densepack_models.pruning.options import PRESETS, Preset, PruningOptions, TrainingOptions
 from densepack_runtime.commands.options import JsonOption, ThreadsOption, app
 from densepack_runtime.errors import DensepackError, require
-from densepack_runtime.host.console import print_json, print_table, progress_bar, story, tell
+from densepack_runtime.host.console import print_json, print_table, progress_bar, story, tell, tell_next
 from densepack_runtime.question_answering.squad import load_squad
 
 if TYPE_CHECKING:
@@ -188,5 +188,6 @@ def _show(result: TrainingResult, asked: Mapping[str, object]) -> None:
     else:
         print_table(str(result.out), ("what", "value"), result.rows())
     tell(f"wrote {result.out}")
+    tell_next(f"densepack build {result.out} bundle", "packs it, and proves that it answers as before")
     if result.evaluation_failure is not None:
         raise DensepackError(f"{result.out} is whole, but it could not be scored: {result.evaluation_failure}")

@@ -12,7 +12,7 @@ from densepack_export.triton.engine_model import Device
 from densepack_export.triton.repository import TritonOptions, write_repository
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.commands.options import BundleArgument, JsonOption, StrictOption, app
-from densepack_runtime.host.console import print_json, tell
+from densepack_runtime.host.console import print_json, tell, tell_next
 from densepack_runtime.question_answering.answers import SpanRules
 from densepack_runtime.sessions.session import Precision
 
@@ -63,3 +63,4 @@ def triton_command(
     if json_output:
         print_json({"repository": str(out), "model": name, "engine": options.engine_name, "platform": platform})
     tell(f"wrote {out}: {name}, and {options.engine_name} ({platform}: {', '.join(engine.files.values())})")
+    tell_next(f"tritonserver --model-repository {out}", f"{name} answers texts")

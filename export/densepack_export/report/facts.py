@@ -70,10 +70,10 @@ class ReportFacts:
     benchmarks: tuple[Benchmark, ...] = ()
 
 
-def gather(folders: Sequence[Path], *, benchmarks: Sequence[Path] = (), squad: Path | None = None) -> ReportFacts:
+def gather(names: Sequence[str | Path], *, benchmarks: Sequence[Path] = (), squad: Path | None = None) -> ReportFacts:
     """Open and read everything. Raises the error of the bundle, InputError for another file or an unfitting one."""
     datasets = [read_squad(path) for path in (sample_squad_path(), squad) if path is not None]
-    bundles = tuple(bundle_facts(Bundle.open(folder), folder.resolve().name, datasets) for folder in folders)
+    bundles = tuple(bundle_facts(Bundle.open(name), Path(name).resolve().name, datasets) for name in names)
     if squad is not None and not any(_checked_on(bundle, datasets[-1]) for bundle in bundles):
         raise InputError(
             f"{squad} is not the file that parity was checked on: its sha256 is {datasets[-1].sha256[:12]}…"

@@ -1,17 +1,15 @@
-"""The commands that a production host can run: answer, eval, doctor.
-
-`densepack_export.cli` adds those that need PyTorch and owns the entry point; this module imports nothing heavy.
-"""
+"""The command `answer`: one question, JSON lines, or a conversation on a terminal; it imports nothing heavy."""
 
 from __future__ import annotations
 
 import sys
-from io import FileIO
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from densepack_runtime.commands.conversation import converse, is_terminal
+from densepack_runtime.commands.inputs import open_input, read_context
 from densepack_runtime.commands.options import (
     BackendOption,
     BundleArgument,
@@ -22,7 +20,6 @@ from densepack_runtime.commands.options import (
     ThreadsOption,
     app,
 )
-from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import print_json, tell
 from densepack_runtime.question_answering.json_lines import answer_lines, lines_of
 from densepack_runtime.question_answering.question_answerer import Compat, QuestionAnswerer
@@ -71,14 +68,17 @@ def answer(
     cache: CacheOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Answer one question, or JSON lines.
+    """Answer one question, JSON lines, or, on a terminal, what is asked there.
+
+    Without --question and --lines a terminal asks for a context and then for questions, until an empty line or ^D;
+    `:context` takes another context, `:context FILE` from a file.
 
     A bad line becomes an object with its `error` and the rest goes on; exit 1 where no line could be answered.
 
     Example: densepack answer bundle -q "Who is Frederic Chopin?" -c "Frédéric Chopin was a Polish composer."
     """
-    one = question is not None
-    if one == (lines is not None):
+    asks = question is None and lines is None and not json_output and is_terminal()
+    if not asks and (question is None) == (lines is None):
         raise typer.BadParameter("give either --question with --context, or --lines")
     mode: Compat | None = "transformers" if compat else None
     with QuestionAnswerer.open(
@@ -97,31 +97,18 @@ def answer(
             else:
                 sys.stdout.write(f"{found.text}\n")
                 tell(f"characters {found.start} to {found.end}, score {found.score:.3f}")
+        elif asks:
+            given = context is not None or context_file is not None
+            converse(answerer, _context(context, context_file) if given else None, mode)
         else:
-            with _open_input(str(lines), "lines") as file:
+            with open_input(str(lines), "lines") as file:
                 source = lines_of(file, flush_ms / 1000)
                 answer_lines(answerer, source, sys.stdout, tell, strict=strict, compat=mode)
 
 
 def _context(context: str | None, context_file: Path | None) -> str:
-    if (context is None) == (context_file is None):
-        raise typer.BadParameter("give the context with either --context or --context-file")
-    if context is not None:
+    if context is not None and context_file is None:
         return context
-    with _open_input(str(context_file), "context") as file:
-        try:
-            return file.readall().decode("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"the context cannot be read from {context_file}: {error}") from error
-
-
-def _open_input(name: str, what: str) -> FileIO:
-    """The bytes of a file, or of stdin for -. Raises InputError when there are none to read."""
-    try:
-        if name != "-":
-            return FileIO(name)
-        if sys.stdin is None:  # Python found it closed
-            raise InputError(f"the {what} cannot be read from stdin: it is closed")
-        return FileIO(sys.stdin.fileno(), closefd=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"the {what} cannot be read: {error}") from error
+    if context_file is None or context is not None:
+        raise typer.BadParameter("give the context with either --context or --context-file")
+    return read_context(context_file)

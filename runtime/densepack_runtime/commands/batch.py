@@ -20,7 +20,7 @@ from densepack_runtime.commands.options import (
     app,
 )
 from densepack_runtime.errors import InputError
-from densepack_runtime.host.console import print_json, print_table, tell
+from densepack_runtime.host.console import print_json, print_table, tell, tell_next
 from densepack_runtime.serving.corpora.answering import Engine
 from densepack_runtime.serving.corpora.plan import ROWS, Asked
 from densepack_runtime.serving.corpora.run import Summary, run_job
@@ -87,6 +87,7 @@ def batch(
         raise InputError(
             f"{done.bad_rows} of {done.rows} rows could not be answered: {out / '_bad'} says which and why"
         )
+    tell_next(f"ls {out}", "parts in the order of their names hold the rows in theirs")
 
 
 def _show(done: Summary, out: Path, *, json_output: bool) -> None:

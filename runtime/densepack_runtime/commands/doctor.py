@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,12 +24,15 @@ from densepack_runtime.tensorrt_plans.choice import misfit
 @app.command()
 def doctor(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="[BUNDLE]", help="Also say how this bundle would run here.")
+        str | None, typer.Argument(metavar="[BUNDLE]", help="Also say how this bundle would run here.")
     ] = None,
     strict: StrictOption = False,
     json_output: JsonOption = False,
 ) -> None:
-    """What is here: GPU, providers, versions; and what would run a bundle, and why."""
+    """What is here: GPU, providers, versions; and what would run a bundle, and why.
+
+    Example: densepack doctor bundle
+    """
     from densepack_runtime.host.versions import package_versions
     from densepack_runtime.sessions.onnxruntime_session import onnxruntime_conflict
 

@@ -10,20 +10,23 @@ import typer
 from typer.models import OptionInfo
 
 from densepack_runtime.backends import AskedPrecision, backend_names
+from densepack_runtime.host.user_cache import CACHE_VARIABLE
 from densepack_runtime.host.versions import package_versions
-from densepack_runtime.sessions.compile_cache import CACHE_VARIABLE
 
 app = typer.Typer(
     name="densepack",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Pack block-pruned question-answering models dense, export and run them, prove that nothing was lost.",
     epilog="The usual path: densepack build CHECKPOINT bundle; densepack prove bundle; densepack serve bundle.",
 )
 BundleArgument = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="A bundle folder, as `densepack build` wrote it.")
+    str,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="A bundle: a folder, a .tar of `densepack archive`, or owner/name or owner/name@revision of the hub.",
+    ),
 ]
 
 

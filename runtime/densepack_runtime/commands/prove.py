@@ -9,7 +9,7 @@ from densepack_runtime.backends import cache_of, choose_backend
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.commands.options import BundleArgument, CacheOption, JsonOption, app
 from densepack_runtime.errors import BackendError, ParityError
-from densepack_runtime.host.console import print_json, print_table, progress_bar, tell
+from densepack_runtime.host.console import print_json, print_table, progress_bar, tell, tell_next
 from densepack_runtime.host.here import Host
 from densepack_runtime.host.records import data_from_record
 from densepack_runtime.parity.proving import ROUNDS, contenders, prove, shapes_of
@@ -43,6 +43,7 @@ def prove_here(bundle: BundleArgument, cache: CacheOption = None, json_output: J
     for proof in proofs:
         if (proof.backend, proof.precision) == (default.backend, default.precision) and not proof.passed:
             raise ParityError(f"{_name(proof)}, which is taken here by default, is wrong: {'; '.join(proof.findings)}")
+    tell_next(f"densepack answer {bundle} --precision fastest", "or densepack serve, which takes that by default")
 
 
 def _keep(record: HostRecord, bundle: Bundle, cache: Path | None) -> None:

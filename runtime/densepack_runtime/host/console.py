@@ -140,6 +140,11 @@ def tell(text: str) -> None:
     story().print(text)
 
 
+def tell_next(command: str, why: str) -> None:
+    """What to do after a long step, as its last line."""
+    tell(f"next: {command}  # {why}")
+
+
 def print_json(document: Any) -> None:
     """The one JSON document that `--json` promises on stdout."""
     sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")

@@ -43,12 +43,14 @@ class Model:
     shapes: Sequence[tuple[int, int]] = ()
 
     @classmethod
-    def open(cls, folder: Path, options: ServerOptions, metrics: Metrics, gave_up: Callable[[Exception], None]) -> Self:
+    def open(
+        cls, name: str | Path, options: ServerOptions, metrics: Metrics, gave_up: Callable[[Exception], None]
+    ) -> Self:
         """Open a bundle as the options say; `close` it. Raises as QuestionAnswerer.open does.
 
         A session that breaks while it answers is opened again; `gave_up` hears why that was not enough.
         """
-        bundle, choice = chosen(folder, options)
+        bundle, choice = chosen(name, options)
         grid = Grid.of(choice.batching, bundle.manifest.max_length)
         facts = facts_of(bundle, choice, options.session.cache)
         answerer = QuestionAnswerer.of(bundle, choice, options.session)
@@ -68,9 +70,9 @@ class Model:
         self.answerer.close()
 
 
-def chosen(folder: Path, options: ServerOptions) -> tuple[Bundle, Choice]:
-    """The bundle in a folder, and what would run it. Raises BundleError, BackendError."""
-    bundle = Bundle.open(folder, strict=options.strict)
+def chosen(name: str | Path, options: ServerOptions) -> tuple[Bundle, Choice]:
+    """A bundle, and what would run it. Raises BundleError, BackendError."""
+    bundle = Bundle.open(name, strict=options.strict)
     return bundle, choose_backend(bundle, options.backend, options.precision, cache=options.session.cache)
 
 

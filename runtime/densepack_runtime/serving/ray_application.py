@@ -139,7 +139,7 @@ def _opened(served: Served, session: SessionOptions) -> Service:
         token_file=None if served.token_file is None else Path(served.token_file),
     )
     metrics = Metrics()
-    model = Model.open(Path(served.bundle), options, metrics, lambda error: service.give_up(error))
+    model = Model.open(served.bundle, options, metrics, lambda error: service.give_up(error))
     service = service_of(model, metrics, options)
     model.warm()
     service.warmed = True
@@ -174,7 +174,7 @@ def bound(served: Served, settings: Mapping[str, Any]) -> Any:
 
 
 def serve_on_ray(
-    bundle: Path, options: ServerOptions, settings: Mapping[str, Any], tell: Callable[[str], None]
+    bundle: str | Path, options: ServerOptions, settings: Mapping[str, Any], tell: Callable[[str], None]
 ) -> None:
     """Serve a bundle on a Ray of its own until a signal; `settings` are those of the deployment.
 
@@ -188,12 +188,12 @@ def serve_on_ray(
         )
     Bearers.read(options.token_file)
     certificate = Certificate.read(options.tls_cert, options.tls_key)
-    _, choice = chosen(bundle, options)
+    opened, choice = chosen(bundle, options)
     with listening(options) as listener:
         host, port = listener.getsockname()[:2]  # free, and Ray takes it again
         address = address_of(options, listener)
     served = Served(
-        str(bundle.absolute()),
+        str(opened.folder.absolute()),
         choice.backend,
         choice.precision,
         options.strict,

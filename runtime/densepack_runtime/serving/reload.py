@@ -1,23 +1,24 @@
 """Another bundle takes over while the server goes on: opened beside the old one, proven, warmed, then exchanged.
 
-    reload = Reload(Path("current"), options, [Exchange(service, options)], judge, metrics.reloaded)
+    reload = Reload("current", options, [Exchange(service, options)], judge, metrics.reloaded)
     await reload()                                # {"name": …, "sha256": …}
 
-The path is the one that the server was started with, which may be a link that leads elsewhere by now. Whatever fails
-until the exchange leaves the old bundle in its place. Every request is answered wholly by the bundle that it was given
-to; the old one is closed when it has answered all that it took.
+The name is the one that the server was started with: a link that may lead elsewhere by now, an archive, a branch of the
+hub that may have moved. Whatever fails until the exchange leaves the old bundle in its place. Every request is answered
+wholly by the bundle that it was given to; the old one is closed when it has answered all that it took.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from densepack_runtime.backends import Choice
 from densepack_runtime.bundle import Bundle
+from densepack_runtime.bundle.places import locate_bundle
 from densepack_runtime.errors import DensepackError, ReloadError, UnavailableError
 from densepack_runtime.host.allocator import release_freed_memory
 from densepack_runtime.host.console import one_line
@@ -50,36 +51,40 @@ class Target(Protocol):
 
 
 class Reload:
-    """Opens the bundle at `path` anew for all `targets`, or for none of them; `ended` hears how that went.
+    """Opens the bundle called `name` anew for all `targets`, or for none of them; `ended` hears how that went.
 
     One at a time: who asks meanwhile gets the next one, of what is there then.
     """
 
     def __init__(
         self,
-        path: Path,
+        name: str | Path,
         options: ServerOptions,
         targets: Sequence[Target],
         judge: Judge,
         ended: Callable[[Outcome], None],
     ) -> None:
-        self._path, self._options, self._targets, self._judge, self._ended = path, options, targets, judge, ended
+        self._name, self._options, self._targets, self._judge, self._ended = name, options, targets, judge, ended
         self._turn = asyncio.Lock()
 
     async def __call__(self) -> dict[str, Any]:
         """Which bundle is served now. Raises ReloadError with the reason where it is still the old one."""
         async with self._turn:
-            folder = await asyncio.to_thread(self._path.resolve)
+            places = [Path(self._name).absolute()]
             try:
+                places.append(folder := await asyncio.to_thread(self._folder))
                 await self._prepare(folder)
             except Exception as error:
                 self._ended("refused")
-                raise _refused(error, folder) from error
+                raise _refused(error, reversed(places)) from error
             told = await asyncio.gather(*(target.swap() for target in self._targets))
             facts = next(filter(None, told), {})
             self._ended("swapped")
             _LOGGER.info("reloaded: %s is served from %s", facts.get("name", "the bundle"), folder)
             return facts
+
+    def _folder(self) -> Path:
+        return locate_bundle(self._name).resolve()
 
     async def _prepare(self, folder: Path) -> None:
         """Once where it can do no harm, then wherever it is to be served."""
@@ -129,8 +134,10 @@ def _close_answered(model: Model) -> None:
     release_freed_memory()  # a process that lives for months does not keep room for two models
 
 
-def _refused(error: Exception, folder: Path) -> ReloadError:
+def _refused(error: Exception, places: Iterable[Path]) -> ReloadError:
     """The reason for the log in full, for the client without the places of this host."""
     told = one_line(error) if isinstance(error, DensepackError) else f"{type(error).__name__}: {one_line(error)}"
     _LOGGER.error("not reloaded, the old bundle is served on: %s", told)
-    return ReloadError(f"not reloaded, the old bundle is served on: {told.replace(str(folder), 'BUNDLE')}")
+    for place in places:
+        told = told.replace(str(place), "BUNDLE")
+    return ReloadError(f"not reloaded, the old bundle is served on: {told}")

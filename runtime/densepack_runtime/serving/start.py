@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
+from densepack_runtime.bundle.places import locate_bundle
 from densepack_runtime.errors import InputError
 from densepack_runtime.serving.bearer import Bearers
 from densepack_runtime.serving.metrics import Metrics
@@ -31,8 +32,8 @@ _SHARED_COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 Tell = Callable[[str], None]
 
 
-def serve(path: Path, options: ServerOptions, judge: Judge, tell: Tell) -> None:
-    """Serve the bundle at a path until a signal; SIGHUP has it opened anew (`reload`).
+def serve(name: str | Path, options: ServerOptions, judge: Judge, tell: Tell) -> None:
+    """Serve the bundle of that name (see Bundle.open) until a signal; SIGHUP has it opened anew (`reload`).
 
     Raises InputError for what cannot be listened on, what opening the bundle raises, and BackendError where it cannot
     be run any more.
@@ -42,14 +43,14 @@ def serve(path: Path, options: ServerOptions, judge: Judge, tell: Tell) -> None:
         Bearers.read(tokens)
     with listening(options) as listener:
         if options.workers > 1:
-            _serve_with_workers(path, options, judge, listener, tell)
+            _serve_with_workers(name, options, judge, listener, tell)
         else:
-            _serve_here(path, options, judge, listener, certificate, tell)
+            _serve_here(name, options, judge, listener, certificate, tell)
     tell("ended: everything that was taken is answered")
 
 
 def _serve_here(
-    path: Path,
+    name: str | Path,
     options: ServerOptions,
     judge: Judge,
     listener: socket.socket,
@@ -58,10 +59,10 @@ def _serve_here(
 ) -> None:
     metrics = Metrics()
     with _reload_signal() as asked:
-        model = Model.open(path.resolve(), options, metrics, lambda error: service.give_up(error))
+        model = Model.open(locate_bundle(name).resolve(), options, metrics, lambda error: service.give_up(error))
         service = service_of(model, metrics, options)
         service.reload_asked = asked
-        service.reload = Reload(path, options, [Exchange(service, options)], judge, metrics.reloaded)
+        service.reload = Reload(name, options, [Exchange(service, options)], judge, metrics.reloaded)
         address = address_of(options, listener)
         tell(f"listening on {address}, warming {len(model.shapes)} shapes")
         try:
@@ -71,13 +72,15 @@ def _serve_here(
         refuse_broken(service)
 
 
-def _serve_with_workers(path: Path, options: ServerOptions, judge: Judge, listener: socket.socket, tell: Tell) -> None:
+def _serve_with_workers(
+    name: str | Path, options: ServerOptions, judge: Judge, listener: socket.socket, tell: Tell
+) -> None:
     address = address_of(options, listener)
     tell(f"listening on {address}, starting {options.workers} workers")
     with tempfile.TemporaryDirectory(prefix="densepack-") as counts:
         os.environ[_SHARED_COUNTS] = counts
         try:
-            asyncio.run(Workers(path, options, judge, listener, Path(counts)).run(lambda: tell(f"ready: {address}")))
+            asyncio.run(Workers(name, options, judge, listener, Path(counts)).run(lambda: tell(f"ready: {address}")))
         finally:
             del os.environ[_SHARED_COUNTS]
 

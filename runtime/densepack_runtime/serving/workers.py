@@ -26,6 +26,7 @@ from typing import Any
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from densepack_runtime.bundle.places import locate_bundle
 from densepack_runtime.errors import BackendError, ReloadError
 from densepack_runtime.serving.link import Link
 from densepack_runtime.serving.options import ServerOptions
@@ -44,14 +45,16 @@ _LOGGER = logging.getLogger("densepack")
 class Workers:
     """Keeps workers until a signal."""
 
-    def __init__(self, path: Path, options: ServerOptions, judge: Judge, listener: socket.socket, counts: Path) -> None:
-        self._listener = listener
+    def __init__(
+        self, name: str | Path, options: ServerOptions, judge: Judge, listener: socket.socket, counts: Path
+    ) -> None:
+        self._listener, folder = listener, locate_bundle(name).resolve()
         tasks = [
             partial(Task, number, options=share, counts=counts, listener=listener)
             for number, share in enumerate(options.shares())
         ]
-        self._workers = [_Worker(task, path.resolve(), self._reload_once_serving) for task in tasks]
-        self._reload = Reload(path, options, self._workers, judge, self._reloaded)
+        self._workers = [_Worker(task, folder, self._reload_once_serving) for task in tasks]
+        self._reload = Reload(name, options, self._workers, judge, self._reloaded)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._serving, self._ending = asyncio.Event(), asyncio.Event()
         self._failure: BackendError | None = None

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.host.files import new_file
+from densepack_runtime.host.user_cache import CACHE_VARIABLE
 
-CACHE_VARIABLE = "DENSEPACK_CACHE"
 _LOGGER = logging.getLogger("densepack")
 _CHECKSUM_BYTES = 4
 _told: set[Path] = set()

@@ -159,6 +159,7 @@ def test_the_graph_on_the_cpu(densepack: CommandLine, bundle: Path, out: Path) -
     done = densepack("triton", bundle, out, "--device", "cpu")
     made(done)
     assert f"wrote {out}: {TEXTS}, and {ENGINE} (onnxruntime_onnx: model.onnx)" in done.err
+    assert done.next_step == f"tritonserver --model-repository {out}"
     files = written(out)
     assert sorted(files) == [
         "README.md",

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from densepack_runtime.bundle import MANIFEST_NAME, FileEntry, _checksum
+from densepack_runtime.bundle import MANIFEST_NAME, FileEntry
+from densepack_runtime.bundle.manifest import checksum
 from densepack_runtime.host.files import sha256_of
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from tests.faults.damage import (
@@ -90,7 +91,7 @@ def _signed(rng: random.Random, bundle: Path) -> None:
     body = json.loads((bundle / MANIFEST_NAME).read_text(encoding="utf-8"))
     del body["checksum"]
     body = hostile_json(rng, body)
-    (bundle / MANIFEST_NAME).write_text(json.dumps({**body, "checksum": _checksum(body)}), encoding="utf-8")
+    (bundle / MANIFEST_NAME).write_text(json.dumps({**body, "checksum": checksum(body)}), encoding="utf-8")
 
 
 def _signed_tokenizer(rng: random.Random, bundle: Path) -> None:
@@ -109,4 +110,4 @@ def _sign(bundle: Path, name: str) -> None:
     del body["checksum"]
     entry = FileEntry(sha256_of(path), path.stat().st_size)
     body["files"][name] = {"sha256": entry.sha256, "bytes": entry.bytes}
-    (bundle / MANIFEST_NAME).write_text(json.dumps({**body, "checksum": _checksum(body)}), encoding="utf-8")
+    (bundle / MANIFEST_NAME).write_text(json.dumps({**body, "checksum": checksum(body)}), encoding="utf-8")

@@ -44,6 +44,7 @@ class Hub:
 def hub_with(planted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub = Hub(planted, tmp_path / "cache")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)  # it is there
     return hub
 
 
@@ -152,6 +153,7 @@ def test_failures_of_the_hub_become_one_line(failure: Any, message: str, monkeyp
         raise failure()
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub, "is_offline_mode", lambda: False)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint("organisation/model", revision="v9")

@@ -47,6 +47,7 @@ def test_from_dense_to_filled(
         10,
     )
     assert done.code == 0, done.err
+    assert done.next_step == f"densepack build {pruned} bundle"
     assert "step 10 of 30: loss" in done.err
     assert "F1" in done.out
     log = rows(pruned)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ from densepack_runtime.sessions.fake_session import FakeSession
 from densepack_runtime.sessions.session import Batch, Logits
 from tests.command_line import CommandLine
 from tests.conftest import REPOSITORY
+from tests.processes import wait_until
 
 TINY_BUNDLE = REPOSITORY / "tests" / "last_version" / "bundle"
 SECONDS = 60
@@ -110,3 +115,75 @@ def test_a_model_that_gives_no_numbers_is_an_error_that_names_backend_and_batch(
     assert (outcome.code, outcome.out) == (1, "")
     [line] = outcome.error_lines
     assert line.startswith("error: abacus fp32 gave no finite logits for 12 of 12 tokens in a batch of 1x12: ")
+
+
+# --- a conversation --------------------------------------------------------------------------------------------------
+
+
+def converse(lines: list[str], *options: str) -> str:
+    """What a terminal shows when these are typed into it, each when it is asked for; what is echoed included."""
+    ours, theirs = pty.openpty()
+    settings = [sys.executable, "-m", "densepack_export.cli", "answer", str(TINY_BUNDLE), "--backend", "onnxruntime"]
+    shown = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):  # Linux's way to say that nobody writes any more
+            while piece := os.read(ours, 4096):
+                shown.extend(piece)
+
+    with subprocess.Popen(
+        [*settings, *options], stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "dumb"}
+    ) as process:
+        os.close(theirs)
+        reader = threading.Thread(target=read)
+        reader.start()
+        timer = threading.Timer(SECONDS, process.kill)
+        timer.start()
+        for number, line in enumerate(lines, 1):
+            assert wait_until(lambda number=number: shown.count(b"> ") >= number, SECONDS), shown  # type: ignore[misc]
+            os.write(ours, line.encode())
+        code = process.wait()
+        timer.cancel()
+        reader.join()
+    os.close(ours)
+    assert code == 0, shown
+    return shown.decode().replace("\r\n", "\n")
+
+
+STORY = "the old man saw the dog ."
+ANSWERED = re.compile(r"^  score 0\.\d{3}, characters \d+ to \d+, \d+\.\d ms$", re.MULTILINE)
+
+
+def test_a_conversation(densepack: CommandLine, tmp_path: Path) -> None:
+    """The context once, questions one after another, another context, an error that does not end it, an empty line.
+
+    The context is one line of more characters than a terminal passes on by itself.
+    """
+    long = " ".join(["the woman saw the cat ."] * 200)
+    (tmp_path / "other.txt").write_text(STORY)
+    asked = ["answer", TINY_BUNDLE, "--backend", "onnxruntime", "-q", "who saw the dog ?"]
+    expected = [densepack(*asked, "-c", text).out for text in (long, STORY)]
+    shown = converse(
+        [
+            *(f"{long}\n", "\n", "who saw the dog ?\n", ":context /nowhere\n"),
+            *(f":context {tmp_path / 'other.txt'}\n", "who saw the dog ?\n", "\n"),
+        ]
+    )
+    assert "The context, then an empty line:" in shown
+    assert len(long) > 4096
+    assert len(ANSWERED.findall(shown)) == 2
+    for answer in expected:
+        assert f"\n{answer}  score" in shown
+    assert "error: the context cannot be read: [Errno 2]" in shown
+
+
+def test_a_conversation_about_a_given_context_ends_with_the_end_of_input() -> None:
+    shown = converse(["who saw the dog ?\n", "\x04"], "--context", STORY)
+    assert "The context" not in shown
+    assert len(ANSWERED.findall(shown)) == 1
+
+
+def test_where_nobody_sits_a_question_is_needed() -> None:
+    done = subprocess.run(command()[:-2], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "give either --question with --context, or --lines" in done.stderr

@@ -62,6 +62,7 @@ def expected(rows: list[dict[str, Any]], **rules: Any) -> list[dict[str, Any]]:
 def test_every_row_comes_out_with_its_columns_and_its_answer(batch: Batch, tmp_path: Path) -> None:
     done = batch(write_lines(tmp_path / "in.jsonl", 10), tmp_path / "out", "--rows", "4", "--json")
     assert done.code == 0, done.err
+    assert done.next_step == f"ls {tmp_path / 'out'}"
     told = json.loads(done.out)
     assert (told["rows"], told["bad_rows"], told["parts"], told["parts_done_before"]) == (10, 0, 3, 0)
     found = lines_in(tmp_path / "out")

@@ -34,6 +34,7 @@ def record_of(bundle: Path, *proofs: Proof) -> Path:
 def test_what_is_proven_is_told_kept_and_taken(densepack: CommandLine, bundle: Path) -> None:
     done = densepack("prove", bundle, "--json")
     assert done.code == 0, done.err
+    assert done.next_step == f"densepack answer {bundle} --precision fastest"
     document = json.loads(done.out)
     tried = [(proof["backend"], proof["precision"]) for proof in document["proofs"]]
     assert tried == [(choice.backend, choice.precision) for choice in contenders(Bundle.open(bundle), Host.here())]

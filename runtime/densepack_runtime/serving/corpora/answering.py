@@ -36,7 +36,7 @@ AnswerTasks = Callable[[Sequence[Task], Advance], None]
 class Engine:
     """What answers: a bundle, and how it is opened."""
 
-    bundle: Path
+    bundle: str | Path
     backend: str = "auto"
     precision: AskedPrecision | None = None
     session: SessionOptions = field(default_factory=SessionOptions)

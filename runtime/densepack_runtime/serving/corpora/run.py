@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from densepack_runtime.backends import choose_backend
@@ -53,8 +53,9 @@ def run_job(
     left = [task for task in plan.tasks if not folder.answers(task).exists()]
     start = time.perf_counter()
     if left:
+        theirs = replace(engine, bundle=bundle.folder.absolute())
         opening: AbstractContextManager[AnswerTasks] = (
-            on_ray(crew, engine, choice, job, folder) if crew else alone(bundle, choice, engine.session, job, folder)
+            on_ray(crew, theirs, choice, job, folder) if crew else alone(bundle, choice, engine.session, job, folder)
         )
         with opening as answer, _progress(plan, left) as advance:
             answer(left, advance)

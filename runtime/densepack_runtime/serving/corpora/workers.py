@@ -78,7 +78,6 @@ def on_ray(crew: Crew, engine: Engine, choice: Choice, job: Job, folder: OutFold
         worker = ray.remote(max_restarts=-1, max_task_retries=MOST_TRIES - 1, **asked)(_Worker)
         theirs = replace(
             engine,
-            bundle=engine.bundle.absolute(),
             backend=choice.backend,
             precision=choice.precision,
             session=replace(engine.session, threads=threads),

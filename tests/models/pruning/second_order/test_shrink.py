@@ -85,6 +85,7 @@ def test_a_model_is_written_at_the_density(tiny_shrink: TinyShrink, tiny_files: 
     ]
     assert float(total[3]) + float(total[4]) == pytest.approx(result["plan"]["predicted_loss"], abs=1e-3)
     assert f"wrote {tmp_path / 'out'}" in outcome.err
+    assert outcome.next_step == f"densepack build {tmp_path / 'out'} bundle"
 
 
 def test_its_card_tells_of_it(tiny_shrink: TinyShrink, densepack: CommandLine, tmp_path: Path) -> None:
