@@ -16,7 +16,7 @@ from tests.tensorrt_api.fixtures import tensorrt_bindings, true_api
 
 __all__ = ["browser", "tensorrt_bindings", "true_api"]  # fixtures
 
-BUNDLE_QUESTIONS = 16
+BUNDLE_QUESTIONS = 8
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
