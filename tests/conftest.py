@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` skip where there is none."""
+    """Tests marked `gpu` skip where there is none. Files with the most slow tests come first, since two processes that
+    take a file each (`make test`) would otherwise end one long after the other.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
     if Host.here().gpu is None:
         for item in items:
             if item.get_closest_marker("gpu"):
