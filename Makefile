@@ -30,7 +30,7 @@ demo-serve: setup $(if $(or $(BUNDLE),$(wildcard demo/bundle)),,demo)  ## start 
 	$(BIN)/python -m densepack_export.checks.demo_serve $(or $(BUNDLE),demo/bundle)
 
 test: setup      ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup     ## formatting, lint, types
 	$(BIN)/ruff format --check .

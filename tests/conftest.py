@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,16 @@ from tests.tensorrt_api.fixtures import tensorrt_bindings, true_api
 
 __all__ = ["browser", "tensorrt_bindings", "true_api"]  # fixtures
 
-BUNDLE_QUESTIONS = 16
+BUNDLE_QUESTIONS = 8
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` skip where there is none."""
+    """Tests marked `gpu` skip where there is none. Files with the most slow tests come first, since two processes that
+    take a file each (`make test`) would otherwise end one long after the other.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
     if Host.here().gpu is None:
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -47,7 +47,7 @@ from densepack_runtime.sessions.fp16_range import RangeReport
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import OUTPUT_NAMES, Batch, Precision, graph_inputs
 from densepack_runtime.tensorrt_plans.choice import misfit
-from densepack_runtime.tensorrt_plans.record import PlanEntry
+from densepack_runtime.tensorrt_plans.record import NOT_RUN, PlanEntry
 
 RANGE_GATE_WINDOWS = 500
 
@@ -161,7 +161,7 @@ def _build_plan(draft: BundleDraft, options: BuildOptions, host: Host, story: St
     entry = build_into(draft, options.plan_request, story)
     reason = misfit(entry, host)
     if options.parity:
-        entry = replace(entry, verdict="part of the parity ladder" if reason is None else "built, not run")
+        entry = replace(entry, verdict="part of the parity ladder" if reason is None else NOT_RUN)
     draft.manifest = replace(draft.manifest, engines=(entry,))
     return entry
 

@@ -22,7 +22,7 @@ from densepack_runtime.parity.corners import check_plan
 from densepack_runtime.parity.report import ParityReport, enter_report
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.tensorrt_plans.choice import misfit
-from densepack_runtime.tensorrt_plans.record import PlanEntry
+from densepack_runtime.tensorrt_plans.record import NOT_RUN, PlanEntry
 
 
 def store_verdict(bundle: Bundle, report: ParityReport, dataset: SquadDataset) -> None:
@@ -54,8 +54,8 @@ def _checked(draft: BundleDraft, entry: PlanEntry, story: Story) -> PlanEntry:
     """The entry with the verdict on the saved plan. Raises ParityError when it runs here and is wrong."""
     reason = misfit(entry, Host.here())
     if reason is not None:
-        story.tell(f"built, not run: {reason}")
-        return replace(entry, verdict="built, not run")
+        story.tell(f"{NOT_RUN}: {reason}")
+        return replace(entry, verdict=NOT_RUN)
     if REFERENCE_NAME not in draft.as_bundle().manifest.files:
         story.tell("not checked: the bundle was built with --no-parity and has nothing to compare with")
         return entry

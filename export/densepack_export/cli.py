@@ -6,7 +6,11 @@ needs when it is called, so the same command works on a production host.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import ModuleType
+
 from typer import Typer
+from typer.models import CommandInfo
 
 from densepack_export.commands import (
     bench,
@@ -27,45 +31,26 @@ from densepack_runtime.commands.options import app
 from densepack_runtime.host.allocator import keep_freed_memory
 from densepack_runtime.host.console import run_command_line
 
-# Importing a module registers its commands.
-COMMANDS = (
-    answer,
-    batch,
-    serve,
-    evaluate,
-    doctor,
-    prove,
-    plan,
-    travel,
-    checkpoints,
-    build,
-    parity,
-    bisect,
-    engine,
-    triton,
-    push,
-    bench,
-    report,
-    card,
-    shrink,
-    training,
-)
-# As `densepack --help` shows them.
-GROUPS = {
-    "From a checkpoint to a bundle": ("build", "build-engine", "inspect", "pack", "export", "triton"),
-    "Answers": ("answer", "eval", "serve", "batch", "plan"),
-    "Whether they are right, and how fast": ("parity", "prove", "bisect", "bench", "report", "doctor"),
-    "A bundle travels": ("archive", "push", "download"),
-    "Smaller models": ("shrink", "prune", "fill", "finetune", "card"),
+# As `densepack --help` shows the commands that importing these modules has registered.
+GROUPS: dict[str, Sequence[ModuleType]] = {
+    "From a checkpoint to a bundle": (build, engine, checkpoints, triton),
+    "Answers": (answer, evaluate, serve, batch, plan),
+    "Whether they are right, and how fast": (parity, prove, bisect, bench, report, doctor),
+    "A bundle travels": (travel, push),
+    "Smaller models": (shrink, training, card),
 }
 
 
 def _group(app: Typer) -> None:
-    places = [(name, group) for group, names in GROUPS.items() for name in names]
-    known = {one.name or one.callback.__name__: one for one in app.registered_commands if one.callback}
-    for name, group in places:
-        known[name].rich_help_panel = group
-    app.registered_commands.sort(key=[known[name] for name, _ in places].index)
+    group_of = {module.__name__: group for group, modules in GROUPS.items() for module in modules}
+    order = list(group_of)
+    for command in app.registered_commands:
+        command.rich_help_panel = group_of[_module_of(command)]
+    app.registered_commands.sort(key=lambda command: order.index(_module_of(command)))
+
+
+def _module_of(command: CommandInfo) -> str:
+    return str(getattr(command.callback, "__module__", None))
 
 
 _group(app)

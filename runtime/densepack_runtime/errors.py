@@ -101,6 +101,11 @@ def require(module_name: str, extra: str) -> ModuleType:
         ) from error
 
 
+def named(names: Sequence[str], most: int = 5) -> str:
+    """The first of many: "a, b and 3 more"."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
 def joined(faults: Sequence[str], separator: str = "; ") -> str:
     """The faults of a file in one line: long ones cut short, and of very many the first."""
     told = [fault if len(fault) <= LONGEST_FAULT else f"{fault[:LONGEST_FAULT]}…" for fault in faults[:MOST_FAULTS]]

@@ -184,6 +184,11 @@ class Structure:
         return sum(len(layer.heads) for layer in self.layers)
 
     @property
+    def units_left(self) -> int:
+        """FFN units, without those that padding adds."""
+        return sum(len(layer.ffn_units) for layer in self.layers)
+
+    @property
     def heads_total(self) -> int:
         return self.num_layers * self.num_attention_heads
 
@@ -227,12 +232,6 @@ class Structure:
         biases = sum(3 * len(layer.heads) * self.head_size + layer.ffn_width for layer in self.layers)
         answer_head = 2 * hidden + 2
         return self.embedding_parameters + self.linear_weights + biases + self.num_layers * per_layer + answer_head
-
-    @property
-    def published_parameters(self) -> int:
-        """Parameters of the published file format: heads cut, FFN kept at full width with zeros."""
-        padded = tuple(replace(layer, ffn_width=self.intermediate_size) for layer in self.layers)
-        return replace(self, layers=padded).parameters
 
     @property
     def linear_density(self) -> float:

@@ -14,6 +14,7 @@ from densepack_export import build as build_module
 from densepack_export.build import BuildOptions, build_bundle
 from densepack_export.graphs.onnx_export import export_onnx
 from densepack_export.proofs.verify import climb_from_checkpoint, part_of
+from densepack_models.families.bert import BERT
 from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.packing import pack
@@ -31,6 +32,7 @@ from densepack_runtime.sessions.options import SessionOptions
 from densepack_runtime.sessions.session import Batch, ComputePrecision, Logits, Precision, Session, SessionBase
 from densepack_runtime.structure import Cost
 from tests.conftest import BUNDLE_QUESTIONS
+from tests.models.tiny_checkpoints import written_checkpoint
 
 QUESTIONS = 60
 
@@ -51,6 +53,23 @@ def checkpoint(default_checkpoint: Path) -> Checkpoint:
 @pytest.fixture(scope="module")
 def packed(checkpoint: Checkpoint) -> PackedBertForQuestionAnswering:
     return pack(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of three small layers: what a gate does to a build is no question of size, exporting it is."""
+    return written_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", BERT, num_layers=3)
+
+
+@pytest.fixture(scope="module")
+def options(sample: SquadDataset) -> BuildOptions:
+    """Eight questions, cut to what a tokenizer that spells in letters gets into a window."""
+    questions = [
+        replace(each, question=each.question[:16], context=each.context[:40], answers=(each.context[:4],))
+        for each in sample.questions[:8]
+    ]
+    dataset = replace(sample, questions=tuple(replace(each, answer_starts=(0,)) for each in questions))
+    return BuildOptions(squad=dataset, max_length=64, doc_stride=8, engine=False)
 
 
 def test_bundle_holds_what_it_should(default_bundle: Path) -> None:
@@ -153,7 +172,7 @@ def test_gross_faults_close_the_fp16_gate(packed: PackedBertForQuestionAnswering
 
 
 def test_a_closed_parity_gate_leaves_no_bundle(
-    default_checkpoint: Path, sample: SquadDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, options: BuildOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The graph that is exported differs by a percent in one matrix from what the checkpoint says."""
 
@@ -163,9 +182,8 @@ def test_a_closed_parity_gate_leaves_no_bundle(
         return export_onnx(changed, path, precision=precision)
 
     monkeypatch.setattr(build_module, "export_onnx", wrong_export)
-    options = BuildOptions(squad=replace(sample, questions=sample.questions[:8]), engine=False)
     with pytest.raises(ParityError, match=r"no bundle was written: ONNX FP32: largest \|Δlogit\|"):
-        build_bundle(default_checkpoint, tmp_path / "out" / "bundle", options, Story.silent())
+        build_bundle(tiny, tmp_path / "out" / "bundle", options, Story.silent())
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -196,11 +214,10 @@ def plant_wrong_openvino(monkeypatch: pytest.MonkeyPatch, wrong: ComputePrecisio
 
 
 def test_a_failed_int8_rung_closes_only_int8(
-    default_checkpoint: Path, sample: SquadDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, options: BuildOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant_wrong_openvino(monkeypatch, "int8")
-    options = BuildOptions(squad=replace(sample, questions=sample.questions[:8]), engine=False)
-    result = build_bundle(default_checkpoint, tmp_path / "bundle", options, Story.silent())
+    result = build_bundle(tiny, tmp_path / "bundle", options, Story.silent())
     [closed] = result.bundle.manifest.closed
     assert (closed.backend, closed.precision) == ("openvino", "int8")
     assert "same best span" in closed.reason
@@ -222,29 +239,27 @@ def test_a_failed_int8_rung_closes_only_int8(
 
 
 def test_a_failed_fp32_rung_of_openvino_leaves_no_bundle(
-    default_checkpoint: Path, sample: SquadDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, options: BuildOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant_wrong_openvino(monkeypatch, "fp32")
-    options = BuildOptions(squad=replace(sample, questions=sample.questions[:8]), engine=False)
     with pytest.raises(ParityError, match="no bundle was written: OpenVINO FP32: "):
-        build_bundle(default_checkpoint, tmp_path / "out" / "bundle", options, Story.silent())
+        build_bundle(tiny, tmp_path / "out" / "bundle", options, Story.silent())
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def scaled_value(checkpoint: Checkpoint) -> Checkpoint:
-    """Value projection of layer 2 times 2^12, its output projection times 2^-12: the same function in FP32."""
+    """Value projection of layer 2 times 2^13, its output projection times 2^-13: the same function in FP32."""
     tensors = dict(checkpoint.tensors)
-    for part, factor in (("value.weight", 2.0**12), ("value.bias", 2.0**12), ("output.weight", 2.0**-12)):
+    for part, factor in (("value.weight", 2.0**13), ("value.bias", 2.0**13), ("output.weight", 2.0**-13)):
         name = f"layer.2.attention.{part}"
         tensors[name] = tensors[name].float() * factor
     return replace(checkpoint, tensors=tensors)
 
 
 def test_a_value_that_overflows_half_closes_the_range_gate(
-    checkpoint: Checkpoint, sample: SquadDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, options: BuildOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(build_module, "load_checkpoint", lambda *_, **__: scaled_value(checkpoint))
-    options = BuildOptions(squad=replace(sample, questions=sample.questions[:8]), engine=False)
+    monkeypatch.setattr(build_module, "load_checkpoint", lambda *_, **__: scaled_value(load_checkpoint(tiny)))
     with pytest.raises(ParityError, match="layer.2"):
         build_bundle("scaled", tmp_path / "out" / "bundle", options, Story.silent())
     assert list((tmp_path / "out").iterdir()) == []

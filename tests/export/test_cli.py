@@ -25,10 +25,13 @@ from densepack_runtime.host.gpus import nvidia_gpus
 from densepack_runtime.question_answering.squad import read_squad, sample_squad_path, score_predictions
 from densepack_runtime.sessions.openvino_session import openvino_precisions
 from tests.command_line import CommandLine
-from tests.conftest import BUNDLE_QUESTIONS
+from tests.conftest import BUNDLE_QUESTIONS, REPOSITORY
 
+TINY = REPOSITORY / "tests" / "last_version"
+TINY_BUILD = ("--squad", TINY / "train.json", "--max-length", 32, "--doc-stride", 8, "--no-engine")
 # Nothing here is near these; they only keep a hanging process from hanging the suite.
 SECONDS = 120
+EVALUATED = 60
 
 
 def test_wrong_usage_is_exit_2(densepack: CommandLine, default_bundle: Path) -> None:
@@ -63,9 +66,9 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_every_command_stands_in_a_group(densepack: CommandLine) -> None:
     """In the order of the groups, each with the path through them below."""
     shown = densepack().out
-    assert [shown.index(f"│ {name} ") for names in GROUPS.values() for name in names] == sorted(
-        shown.index(f"│ {name} ") for names in GROUPS.values() for name in names
-    )
+    path = ("build", "build-engine", "pack", "triton", "answer", "eval", "serve", "parity", "doctor", "shrink", "prune")
+    places = [shown.index(f"│ {name} ") for name in path]
+    assert places == sorted(places)
     assert all(f"─ {group} ─" in shown for group in GROUPS)
     assert "─ Commands ─" not in shown
     assert "The usual path: densepack build" in shown
@@ -143,13 +146,12 @@ def test_pack_writes_what_it_says(densepack: CommandLine, default_checkpoint: Pa
     assert back["parameters_packed"] == 15_016_394
 
 
-def test_export(densepack: CommandLine, default_checkpoint: Path, tmp_path: Path) -> None:
-    document = json.loads(
-        densepack("export", default_checkpoint, tmp_path / "m.onnx", "--precision", "fp16", "--json").out
-    )
+def test_export(densepack: CommandLine, tmp_path: Path) -> None:
+    export = ("export", TINY / "start", tmp_path / "m.onnx")
+    document = json.loads(densepack(*export, "--precision", "fp16", "--json").out)
     assert document["bytes"] == (tmp_path / "m.onnx").stat().st_size
-    assert densepack("export", default_checkpoint, tmp_path / "m.onnx").code == 1
-    assert densepack("export", default_checkpoint, tmp_path / "m.onnx", "--precision", "fp8").code == 2
+    assert densepack(*export).code == 1
+    assert densepack(*export, "--precision", "fp8").code == 2
 
 
 def test_answer_one_question(densepack: CommandLine, default_bundle: Path, tmp_path: Path) -> None:
@@ -253,10 +255,11 @@ def test_strict_stops_at_the_first_bad_line(densepack: CommandLine, default_bund
 def test_eval_writes_predictions_with_the_score_it_prints(
     densepack: CommandLine, default_bundle: Path, tmp_path: Path
 ) -> None:
-    outcome = densepack("eval", default_bundle, "--predictions", tmp_path / "predictions.json", "--json")
+    path = tmp_path / "predictions.json"
+    outcome = densepack("eval", default_bundle, "--limit", EVALUATED, "--predictions", path, "--json")
     document = json.loads(outcome.out)
-    predictions = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
-    score = score_predictions(read_squad(sample_squad_path()), predictions)
+    predictions = json.loads(path.read_text(encoding="utf-8"))
+    score = score_predictions(read_squad(sample_squad_path(), limit=EVALUATED), predictions)
     assert (document["exact_match"], document["f1"]) == (score.exact_match, score.f1)
     assert document["f1"] > 80
 
@@ -374,19 +377,9 @@ def test_one_changed_byte_of_a_bundle_is_found(densepack: CommandLine, default_b
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_a_build_leaves_nothing(
-    default_checkpoint: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def test_a_signal_during_a_build_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     target = tmp_path / "out" / "bundle"
-    command = [
-        sys.executable,
-        "-m",
-        "densepack_export.cli",
-        "build",
-        str(default_checkpoint),
-        str(target),
-        "--no-engine",
-    ]
+    command = [sys.executable, "-m", "densepack_export.cli", *map(str, ("build", TINY / "start", target, *TINY_BUILD))]
     # A shell's background job ignores SIGINT, and so would this one: the child begins with the default.
     process = subprocess.Popen(
         command,
@@ -409,10 +402,8 @@ def test_a_signal_during_a_build_leaves_nothing(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_bundle_that_was_not_checked_says_so(
-    densepack: CommandLine, default_checkpoint: Path, tmp_path: Path
-) -> None:
-    outcome = densepack("build", default_checkpoint, tmp_path / "bundle", "--no-parity", "--no-engine", "--limit", "4")
+def test_a_bundle_that_was_not_checked_says_so(densepack: CommandLine, tmp_path: Path) -> None:
+    outcome = densepack("build", TINY / "start", tmp_path / "bundle", *TINY_BUILD, "--no-parity")
     assert outcome.code == 0, outcome.err
     with pytest.warns(UserWarning, match="--no-parity"):
         bundle = Bundle.open(tmp_path / "bundle")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -133,7 +132,7 @@ def _sizes(facts: CardFacts) -> str:
         ("parameters", f"{dense.parameters:,}", f"{structure.parameters:,}"),
         ("linear weights", f"{dense.linear_weights:,}", f"{structure.linear_weights:,}"),
         ("heads", f"{structure.heads_total}", f"{structure.heads_left}"),
-        ("FFN units", f"{_units(dense):,}", f"{_units(structure):,}"),
+        ("FFN units", f"{dense.units_left:,}", f"{structure.units_left:,}"),
         ("FLOPs of a window of 384 tokens", *(f"{one.cost.flops(384) / 1e9:.2f} G" for one in (dense, structure))),
     ]
     layers = [
@@ -144,10 +143,6 @@ def _sizes(facts: CardFacts) -> str:
     return "\n\n".join(
         (table(("", "dense", "packed"), rows), stored, table(("layer", "heads left", "FFN units left"), layers))
     )
-
-
-def _units(structure: Any) -> int:
-    return sum(layer.ffn_width for layer in structure.layers)
 
 
 def _speed(facts: CardFacts) -> str:

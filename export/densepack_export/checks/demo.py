@@ -18,8 +18,7 @@ from densepack_runtime.benchmark.document import run_benchmark
 from densepack_runtime.benchmark.latency import latency_steps
 from densepack_runtime.benchmark.sides import Cell, Settings
 from densepack_runtime.host.allocator import keep_freed_memory
-from densepack_runtime.host.console import print_table, progress_bar, run_command_line, tell
-from densepack_runtime.host.story import Story
+from densepack_runtime.host.console import print_table, progress_bar, run_command_line, tell, told_here
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.question_answering.squad import read_squad, sample_squad_path
 
@@ -53,7 +52,7 @@ def demo(
     """Build a bundle, answer four questions, measure, and print what came out."""
     bundle = out / "bundle"
     options = BuildOptions(squad=read_squad(sample_squad_path()), overwrite=True)
-    result = build_bundle(str(checkpoint), bundle, options, Story(tell, print_table, progress_bar))
+    result = build_bundle(str(checkpoint), bundle, options, told_here())
     answers = _answer(bundle)
     timing = _measure(bundle)
     print_table("answers", ("question", "answer", "score"), answers)

@@ -33,11 +33,10 @@ from densepack_runtime.bundle import Bundle
 from densepack_runtime.commands.options import LimitOption
 from densepack_runtime.errors import BackendError, DensepackError, ParityError
 from densepack_runtime.host.allocator import keep_freed_memory
-from densepack_runtime.host.console import print_table, progress_bar, run_command_line, tell
+from densepack_runtime.host.console import print_table, run_command_line, tell, told_here
 from densepack_runtime.host.files import write_text_atomic
 from densepack_runtime.host.here import Host
 from densepack_runtime.host.records import data_from_record
-from densepack_runtime.host.story import Story
 from densepack_runtime.host.versions import package_versions
 from densepack_runtime.question_answering.squad import load_squad
 from densepack_runtime.sessions.session import Precision
@@ -120,7 +119,7 @@ def _run_tests() -> dict[str, Any]:
 def _build(checkpoint: Path, bundle: Path, squad: str, limit: int | None) -> dict[str, Any]:
     """A bundle with an FP16 plan; the ladder includes the plan, and the typed module on the GPU."""
     options = BuildOptions(squad=load_squad(squad, limit), squad_name=Path(squad).name, engine=True)
-    result = build_bundle(checkpoint, bundle, options, Story(tell, print_table, progress_bar))
+    result = build_bundle(checkpoint, bundle, options, told_here())
     return {
         "engine": data_from_record(result.engine),
         "parity": result.parity.as_dict() if result.parity is not None else None,
@@ -132,12 +131,12 @@ def _build_seed(checkpoint: Path, replica: Path, bundle: Path) -> dict[str, Any]
     tokenizer = (checkpoint / "tokenizer.json").read_text(encoding="utf-8")
     random_checkpoint(replica, SEED, tokenizer_json=tokenizer)
     options = BuildOptions(squad=load_squad("sample", 32), parity=False, engine=True)
-    result = build_bundle(replica, bundle, options, Story(tell, print_table, progress_bar))
+    result = build_bundle(replica, bundle, options, told_here())
     return {"engine": data_from_record(result.engine)}
 
 
 def _add_engine(bundle: Path, precision: Precision) -> dict[str, Any]:
-    story = Story(tell, print_table, progress_bar)
+    story = told_here()
     return {"engine": data_from_record(add_plan(Bundle.open(bundle), PlanRequest(precision=precision), story))}
 
 

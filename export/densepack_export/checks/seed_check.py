@@ -20,8 +20,7 @@ from densepack_export.checks.demo import CARD_CONTEXT, CARD_QUESTION
 from densepack_runtime.commands.options import LimitOption
 from densepack_runtime.errors import ParityError
 from densepack_runtime.host.allocator import keep_freed_memory
-from densepack_runtime.host.console import print_table, progress_bar, run_command_line, tell
-from densepack_runtime.host.story import Story
+from densepack_runtime.host.console import print_table, run_command_line, tell, told_here
 from densepack_runtime.parity.report import ParityReport
 from densepack_runtime.question_answering.answers import Answer
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
@@ -61,7 +60,7 @@ def seed_check(
     options = BuildOptions(squad=dataset, squad_name=Path(squad).name, parity=parity, engine=False)
     with TemporaryDirectory(prefix="densepack-seed-") as folder:
         bundle = Path(folder) / "bundle"
-        result = build_bundle(checkpoint, bundle, options, Story(tell, print_table, progress_bar))
+        result = build_bundle(checkpoint, bundle, options, told_here())
         with QuestionAnswerer.open(bundle) as answerer:
             example = answerer.answer(question=CARD_QUESTION, context=CARD_CONTEXT, compat="transformers")
     checks = [*size_checks(result), *example_checks(example), *score_checks(result.parity)]

@@ -20,8 +20,7 @@ from densepack_export.commands.options import (
     require_torch,
 )
 from densepack_runtime.commands.options import JsonOption, LimitOption, SquadOption, ThreadsOption, app
-from densepack_runtime.host.console import print_json, print_table, progress_bar, tell, tell_next
-from densepack_runtime.host.story import Story
+from densepack_runtime.host.console import print_json, tell, tell_next, told_here
 from densepack_runtime.question_answering.squad import load_squad
 from densepack_runtime.sessions.options import SessionOptions
 
@@ -75,8 +74,7 @@ def build(
         overwrite=overwrite,
         session=SessionOptions(threads=threads),
     )
-    story = Story(tell, (lambda *_: None) if json_output else print_table, progress_bar)
-    result = build_bundle(checkpoint, bundle, options, story)
+    result = build_bundle(checkpoint, bundle, options, told_here(tables=not json_output))
     if json_output:
         print_json({"bundle": str(bundle), "manifest": json.loads(result.bundle.manifest.to_json())})
     tell(f"wrote {bundle}: {', '.join(sorted(result.bundle.manifest.files))}")

@@ -12,19 +12,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
-from inspect import Parameter, Signature, signature
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
 from densepack_models.pruning.option_fields import Option, bounds_of, fault_of, options_of
+from densepack_runtime.commands.options import Command, named_parameters, with_parameters
 from densepack_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Command = TypeVar("Command", bound=Callable[..., None])
 T = TypeVar("T", bound="DataclassInstance")
 
 
@@ -35,17 +35,14 @@ def with_options(*groups: DataclassInstance, without: Collection[str] = ()) -> C
     """
 
     def give(command: Command) -> Command:
-        own = signature(command, eval_str=True).parameters.values()
-        parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in own if each.kind != Parameter.VAR_KEYWORD]
+        parameters = named_parameters(command)
         for group in groups:
             for told, parameter in _parameters(group):
                 names = [each.name for each in parameters]
                 if parameter.name not in (*names, *without):
                     before = told.get("before")
                     parameters.insert(names.index(before) if before in names else len(names), parameter)
-        command.__dict__["__signature__"] = Signature(parameters)
-        command.__annotations__ = {each.name: each.annotation for each in parameters}
-        return command
+        return with_parameters(command, parameters)
 
     return give
 

@@ -9,9 +9,8 @@ import typer
 from densepack_export.commands.options import FlavourOption, LengthsOption, MaxBatchOption, numbers
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.commands.options import BundleArgument, JsonOption, app
-from densepack_runtime.host.console import print_json, print_table, progress_bar, tell
+from densepack_runtime.host.console import print_json, print_table, tell, told_here
 from densepack_runtime.host.records import data_from_record
-from densepack_runtime.host.story import Story
 from densepack_runtime.sessions.session import Precision
 
 
@@ -65,7 +64,7 @@ def build_plan_command(
         version_compatible=version_compatible,
         allow_fp32=allow_fp32,
     )
-    entry = add_plan(Bundle.open(bundle), request, Story(tell, lambda *_: None, progress_bar))
+    entry = add_plan(Bundle.open(bundle), request, told_here(tables=False))
     if json_output:
         print_json(data_from_record(entry))
         return

@@ -17,8 +17,7 @@ from densepack_models.pruning.second_order.budgets import Goal, Quantity
 from densepack_runtime.benchmark.sides import Cell
 from densepack_runtime.commands.options import JsonOption, ThreadsOption, app
 from densepack_runtime.errors import InputError, require
-from densepack_runtime.host.console import print_json, print_table, progress_bar, tell, tell_next
-from densepack_runtime.host.console import story as console_story
+from densepack_runtime.host.console import print_json, print_table, tell, tell_next, told_here
 from densepack_runtime.host.user_cache import CACHE_VARIABLE, named_cache
 from densepack_runtime.question_answering.squad import load_squad
 from densepack_runtime.sessions.options import SessionOptions
@@ -164,7 +163,6 @@ def shrink(
 
     from densepack_models.formats.checkpoint import load_checkpoint
     from densepack_models.pruning.second_order.recipe import Output, shrink
-    from densepack_models.pruning.training_log import Story
 
     if recover is None and (teacher is not None or stages > 1):
         raise InputError("--teacher and --stages are for what is recovered: say how long, --recover STEPS")
@@ -183,16 +181,15 @@ def shrink(
         torch.set_num_threads(how.threads)
     command_line = told_command_line(context, ShrinkOptions, TrainingOptions, OutputOptions)
     output = Output(how.half, how.overwrite, Path(model), command_line, state, how.resume)
-    story = Story(tell, progress_bar, lines_for_rows=not console_story().is_terminal)
     start, questions = load_checkpoint(model), load_squad(data)
     if recover is None:
-        _show([(cut, None) for cut in shrink(start, goals, questions, options, output, story)], how)
+        _show([(cut, None) for cut in shrink(start, goals, questions, options, output, told_here())], how)
         return
     from densepack_models.pruning.second_order.recovery import Recovery, shrink_and_recover
 
     training = replace(changed(RECOVERY, asked), max_steps=recover, precision=autocast)
     recovery = Recovery(start if teacher is None else load_checkpoint(teacher), training, stages)
-    _show(shrink_and_recover(start, goals, questions, options, recovery, output, story), how)
+    _show(shrink_and_recover(start, goals, questions, options, recovery, output, told_here()), how)
 
 
 def _show(results: Sequence[tuple[ShrinkResult, TrainingResult | None]], how: OutputOptions) -> None:

@@ -22,7 +22,7 @@ from densepack_models.pruning.option_fields import faults_of, option, refuse
 from densepack_models.pruning.options import PRESETS, Preset, PruningOptions, TrainingOptions
 from densepack_runtime.commands.options import JsonOption, ThreadsOption, app
 from densepack_runtime.errors import DensepackError, require
-from densepack_runtime.host.console import print_json, print_table, progress_bar, story, tell, tell_next
+from densepack_runtime.host.console import print_json, print_table, tell, tell_next, told_here
 from densepack_runtime.question_answering.squad import load_squad
 
 if TYPE_CHECKING:
@@ -163,7 +163,6 @@ def _run(context: typer.Context, asked: Mapping[str, object], *, start: str, out
     import torch
 
     from densepack_models.pruning.recipes import Run
-    from densepack_models.pruning.training_log import Story
 
     training, options = changed(TrainingOptions(), asked), changed(RunOptions(), asked)
     if options.threads is not None:
@@ -178,7 +177,7 @@ def _run(context: typer.Context, asked: Mapping[str, object], *, start: str, out
         resume=options.resume,
         half=options.half,
         overwrite=options.overwrite,
-        story=Story(tell, progress_bar, lines_for_rows=not story().is_terminal),
+        story=told_here(),
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from densepack_export.report.facts import BundleFacts
 from densepack_export.report.tables import Row, Table, mebibytes
-from densepack_runtime.structure import MATRICES, Structure
+from densepack_runtime.structure import MATRICES
 from densepack_runtime.tensorrt_plans.record import PlanEntry
 
 _LENGTHS = (128, 384)
@@ -29,7 +29,7 @@ def figures(facts: BundleFacts) -> list[Figure]:
         Figure(_millions(structure.parameters), "parameters", f"{_millions(dense.parameters)} dense"),
         Figure(f"{100 * structure.linear_density:.1f} %", "linear weights left", f"{structure.linear_weights:,}"),
         Figure(f"{structure.heads_left}", "heads left", f"of {structure.heads_total}"),
-        Figure(f"{_units(structure):,}", "FFN units left", f"of {_units(dense):,}"),
+        Figure(f"{structure.units_left:,}", "FFN units left", f"of {dense.units_left:,}"),
     ]
     short, long = (f"{dense.cost.flops(length) / structure.cost.flops(length):.2f}x" for length in _LENGTHS)
     found.append(Figure(long, f"fewer FLOPs at {_LENGTHS[1]} tokens", f"{short} at {_LENGTHS[0]}"))
@@ -43,10 +43,6 @@ def _millions(count: int) -> str:
     return f"{count / 1e6:.1f} M"
 
 
-def _units(structure: Structure) -> int:
-    return sum(len(layer.ffn_units) for layer in structure.layers)
-
-
 def sizes(facts: BundleFacts) -> Table:
     """Dense, as stored, packed."""
     structure, model, files = facts.structure, facts.manifest.model, facts.manifest.files
@@ -55,7 +51,7 @@ def sizes(facts: BundleFacts) -> Table:
         ("parameters", f"{dense.parameters:,}", f"{model.parameters_stored:,}", f"{structure.parameters:,}"),
         ("linear weights", f"{dense.linear_weights:,}", "", f"{structure.linear_weights:,}"),
         ("heads", f"{structure.heads_total:,}", "", f"{structure.heads_left:,}"),
-        ("FFN units", f"{_units(dense):,}", "", f"{_units(structure):,}"),
+        ("FFN units", f"{dense.units_left:,}", "", f"{structure.units_left:,}"),
     ]
     for length in _LENGTHS:
         before, after = (f"{one.cost.flops(length) / 1e9:.2f}" for one in (dense, structure))

@@ -7,9 +7,6 @@ All texts are escaped by the template engine; only pictures, which we drew, go i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -18,35 +15,11 @@ from densepack_export.plots.layers import density_plot, heads_plot
 from densepack_export.report import model
 from densepack_export.report.comparison import Comparison, compare
 from densepack_export.report.facts import BundleFacts, ReportFacts
-from densepack_export.report.parity import Chip, Worst, ladder, verdicts, worst_questions
+from densepack_export.report.parity import ladder, verdicts, worst_questions
 from densepack_export.report.speed import Picture, Speed, speed
-from densepack_export.report.tables import Table
+from densepack_runtime.host.versions import package_versions
 
 _HINT = "point at or tap a bar to see its matrix; a click keeps it"
-
-
-@dataclass(frozen=True, slots=True)
-class BundleSection:
-    """One bundle as the template wants it; `anchor` is the beginning of all ids in it."""
-
-    anchor: str
-    name: str
-    model_name: str
-    chips: list[Chip]
-    figures: list[model.Figure]
-    sizes: Table
-    heads: Picture
-    densities: Picture
-    layers: Table
-    ladder: Table | None
-    failures: list[str]
-    not_run: list[str]
-    worst: list[Worst]
-    has_gold: bool
-    origin: Table
-    engines: Table | None
-    files: Table
-    commands: str
 
 
 def render(facts: ReportFacts) -> str:
@@ -54,11 +27,12 @@ def render(facts: ReportFacts) -> str:
     sections = [_section(bundle, f"bundle-{place}") for place, bundle in enumerate(facts.bundles)]
     comparison: Comparison | None = compare(facts) if len(facts.bundles) > 1 else None
     speeds: list[Speed] = [speed(benchmark) for benchmark in facts.benchmarks]
-    title = f"{len(sections)} bundles compared" if comparison else sections[0].model_name
+    title = f"{len(sections)} bundles compared" if comparison else facts.bundles[0].model_name
+    made_by = f"densepack {package_versions().get('densepack', '')}".rstrip()
     html = (
         _environment()
         .get_template("report.html.j2")
-        .render(title=title, sections=sections, comparison=comparison, speeds=speeds, made_by=_made_by())
+        .render(title=title, sections=sections, comparison=comparison, speeds=speeds, made_by=made_by)
     )
     return "\n".join(line.rstrip() for line in html.splitlines() if line.strip()) + "\n"
 
@@ -79,34 +53,27 @@ def _svg(picture: Picture, prefix: str) -> Markup:
     return Markup(inlined(picture.svg, prefix, picture.text))
 
 
-def _section(facts: BundleFacts, anchor: str) -> BundleSection:
+def _section(facts: BundleFacts, anchor: str) -> dict[str, object]:
+    """One bundle as the template wants it; `anchor` is the beginning of all ids in it."""
     parity = facts.parity
-    return BundleSection(
-        anchor=anchor,
-        name=facts.name,
-        model_name=facts.model_name,
-        chips=verdicts(parity),
-        figures=model.figures(facts),
-        sizes=model.sizes(facts),
-        heads=Picture(heads_plot(facts.structure), "heads that are left and heads that are gone, by layer"),
-        densities=Picture(
+    return {
+        "anchor": anchor,
+        "name": facts.name,
+        "chips": verdicts(parity),
+        "figures": model.figures(facts),
+        "sizes": model.sizes(facts),
+        "heads": Picture(heads_plot(facts.structure), "heads that are left and heads that are gone, by layer"),
+        "densities": Picture(
             density_plot(facts.structure, facts.matrices, _HINT), "non-zero weights of every matrix, by layer"
         ),
-        layers=model.layers(facts),
-        ladder=ladder(parity) if parity else None,
-        failures=parity.failures if parity else [],
-        not_run=[rung.name for rung in parity.rungs if rung.status == "not run"] if parity else [],
-        worst=worst_questions(parity, facts.gold) if parity else [],
-        has_gold=bool(facts.gold),
-        origin=model.origin(facts),
-        engines=model.engines(facts),
-        files=model.files(facts),
-        commands=model.commands(facts),
-    )
-
-
-def _made_by() -> str:
-    try:
-        return f"densepack {version('densepack')}"
-    except PackageNotFoundError:
-        return "densepack"
+        "layers": model.layers(facts),
+        "ladder": ladder(parity) if parity else None,
+        "failures": parity.failures if parity else [],
+        "not_run": [rung.name for rung in parity.rungs if rung.status == "not run"] if parity else [],
+        "worst": worst_questions(parity, facts.gold) if parity else [],
+        "has_gold": bool(facts.gold),
+        "origin": model.origin(facts),
+        "engines": model.engines(facts),
+        "files": model.files(facts),
+        "commands": model.commands(facts),
+    }

@@ -29,7 +29,7 @@ def grid_mask(
     of "l0" as in training. Gradients go straight through, except for "l0", which has its own.
     """
     if method == "l0":
-        return _hard_concrete(scores, noisy=noisy)
+        return hard_concrete(scores, noisy=noisy)
     least = least_survivors(scores.numel(), least_share)
     if method in RANKED:
         hard = top_mask(scores, max(least, math.floor(threshold * scores.numel())))
@@ -49,7 +49,7 @@ def top_mask(scores: Tensor, count: int) -> Tensor:
     """1 for the `count` largest scores, 0 for the rest; of equal ones the first. No gradient."""
     order = scores.detach().flatten().argsort(descending=True, stable=True)
     mask = torch.zeros(scores.numel(), dtype=scores.dtype, device=scores.device)
-    mask[order[:count]] = 1
+    mask[order[: max(0, count)]] = 1
     return mask.view(scores.shape)
 
 
@@ -58,7 +58,8 @@ def straight_through(hard: Tensor, scores: Tensor) -> Tensor:
     return hard.detach() + (scores - scores.detach())  # what is added is exactly zero
 
 
-def _hard_concrete(scores: Tensor, *, noisy: bool) -> Tensor:
+def hard_concrete(scores: Tensor, *, noisy: bool = False) -> Tensor:
+    """Scores as masks between 0 and 1; `noisy` samples as in training."""
     logits = scores
     if noisy:
         uniform = torch.rand_like(scores).clamp(1e-6, 1 - 1e-6)

@@ -13,12 +13,11 @@ from reprlib import repr as shortened
 from typing import Any
 
 from densepack_models.formats.json_files import read_json_object
+from densepack_models.formats.score_methods import LEAST_SHARE
 from densepack_runtime.errors import CheckpointError
 
 METHODS = ("sigmoied_threshold", "threshold", "topK", "magnitude", "l0")  # nn_pruning's spelling
 FORMS = ("default", "1d", "1d_alt")  # not "joint": nn_pruning itself fails on it
-# nn_pruning's default floor: at least this share of a grid survives a threshold.
-LEAST_SHARE = 0.005
 # Scores are of the size of 1: beyond it a threshold passes all or none.
 LARGEST_THRESHOLD = 1e6
 

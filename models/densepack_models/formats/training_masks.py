@@ -23,12 +23,12 @@ from torch import Tensor
 
 from densepack_models.families.family import Family
 from densepack_models.formats.config import structure_from_config
-from densepack_models.formats.sparse_args import LEAST_SHARE, MaskRule, SparseSettings
+from densepack_models.formats.score_masks import hard_concrete, top_mask
+from densepack_models.formats.score_methods import LEAST_SHARE
+from densepack_models.formats.sparse_args import MaskRule, SparseSettings
 from densepack_models.formats.tensors import QKV
 
 SCORES = "mask_scores"
-# The ends to which the hard concrete distribution is stretched (Louizos et al. 2018, arXiv 1712.01312, section 2.2).
-L0_LEFT, L0_RIGHT = -0.1, 1.1
 _Fault = tuple[str, str]  # a tensor's name, and what is wrong with it
 
 
@@ -147,17 +147,10 @@ def mask_from_scores(scores: Tensor, method: str, threshold: float, least_share:
     if method == "topK":
         return top_mask(scores, int(threshold * scores.numel()))
     if method == "l0":
-        return (torch.sigmoid(scores) * (L0_RIGHT - L0_LEFT) + L0_LEFT).clamp(0, 1)
+        return hard_concrete(scores)
     passed = (torch.sigmoid(scores) if method == "sigmoied_threshold" else scores) > threshold
     least = int(least_share * scores.numel()) + 1 if least_share else 0
     return passed.float() if int(passed.sum()) >= least else top_mask(scores, least)
-
-
-def top_mask(scores: Tensor, count: int) -> Tensor:
-    """1 for the `count` largest scores, 0 for the rest; of equal ones the first."""
-    mask = torch.zeros(scores.numel())
-    mask[scores.flatten().argsort(descending=True, stable=True)[: max(0, count)]] = 1
-    return mask.view(scores.shape)
 
 
 def _apply(plain: dict[str, Tensor], prefix: str, mask: Tensor, mask_bias: bool) -> None:

@@ -51,10 +51,11 @@ from densepack_models.pruning.trainer import (
     steps_in_all,
 )
 from densepack_models.pruning.training_data import TrainingWindows, describe_dropped
-from densepack_models.pruning.training_log import Story, write_history
+from densepack_models.pruning.training_log import write_history
 from densepack_models.weights import tensors_from_module
 from densepack_runtime.host.files import write_text_atomic
 from densepack_runtime.host.folders import refuse_new_folder
+from densepack_runtime.host.story import Story
 from densepack_runtime.question_answering.squad import SquadDataset, SquadScore
 
 
@@ -314,7 +315,7 @@ def _start_from_fisher(trainer: StudentTrainer, batches: TrainingBatches, prunin
             yield batch
             advance(1)
 
-    with story.progress("ranking heads and units", count) as advance:
+    with story.bar("ranking heads and units", count) as advance:
         importance = gate_importance(student, counted(advance), autocast=AUTOCAST[trainer.setup.training.precision])
     last = pruning.last_threshold
     left = student.structure.linear_density

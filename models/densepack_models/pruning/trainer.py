@@ -33,8 +33,9 @@ from densepack_models.pruning.options import PruningOptions, TrainingOptions
 from densepack_models.pruning.schedule import Schedule
 from densepack_models.pruning.student import Student
 from densepack_models.pruning.teacher import Teacher
-from densepack_models.pruning.training_log import Story, TrainingLog, Values, describe_row
+from densepack_models.pruning.training_log import TrainingLog, Values, describe_row
 from densepack_runtime.errors import DensepackError
+from densepack_runtime.host.story import Story
 from densepack_runtime.question_answering.squad import SquadScore
 
 CHECKPOINTS_KEPT = 2
@@ -145,7 +146,7 @@ class StudentTrainer(Trainer):
             self._load_from_checkpoint(str(last))
             self._settle_masks()
             return
-        with self.interruption, self.setup.story.progress("training", self.setup.total) as self._advance:
+        with self.interruption, self.setup.story.bar("training", self.setup.total) as self._advance:
             self._advance(done)
             self.train(resume_from_checkpoint=None if last is None else str(last))
         if self.interruption.stop_signal is not None:
@@ -347,7 +348,7 @@ class StudentTrainer(Trainer):
                 self._training_log.add(values)
             shown = describe_row(values)
             self._advance(0, description=shown)
-            if self.setup.story.lines_for_rows:
+            if self.setup.story.lines_for_steps:
                 self.setup.story.tell(f"step {step} of {self.setup.total}: {shown}")
 
 

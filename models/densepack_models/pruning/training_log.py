@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +15,6 @@ from densepack_runtime.host.files import new_file
 
 COLUMNS = ("step", "loss", "ce", "kd", "reg", "tau", "lambda", "density", "heads", "em", "f1", "seconds")
 Values = dict[str, float | int | None]
-
-
-@dataclass(frozen=True)
-class Story:
-    """How a run speaks: lines, and a progress bar that is called with steps and a text. `lines_for_rows` also makes a
-    line of every row of the log, for where no bar can be seen.
-    """
-
-    tell: Callable[[str], None]
-    progress: Callable[[str, int | None], AbstractContextManager[Callable[..., None]]]
-    lines_for_rows: bool = False
-
-    @classmethod
-    def silent(cls) -> Story:
-        return cls(lambda _: None, _no_progress)
-
-
-@contextmanager
-def _no_progress(_text: str, _total: int | None) -> Iterator[Callable[..., None]]:
-    yield lambda *_args, **_names: None
 
 
 class TrainingLog:

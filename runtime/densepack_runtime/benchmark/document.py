@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from densepack_runtime.benchmark.latency import SAMPLE_SECONDS, measure_latency
-from densepack_runtime.benchmark.sides import Cell, OnStep, Settings, Side
+from densepack_runtime.benchmark.sides import Cell, OnStep, Settings, Side, unheard
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.machine import hardware, peak_gflops
 from densepack_runtime.host.versions import package_versions
@@ -17,7 +17,7 @@ BENCHMARK_SCHEMA = 2
 
 
 def run_benchmark(
-    sides: Sequence[Side], cells: Sequence[Cell], settings: Settings | None = None, on_step: OnStep | None = None
+    sides: Sequence[Side], cells: Sequence[Cell], settings: Settings | None = None, on_step: OnStep = unheard
 ) -> dict[str, Any]:
     """Time every side on every cell and compare all of them with the first one. Returns the JSON document.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from densepack_runtime.benchmark.sides import OnStep, Settings, Side, in_turn, notify, settle
+from densepack_runtime.benchmark.sides import OnStep, Settings, Side, in_turn, settle, unheard
 from densepack_runtime.benchmark.statistics import ratios, spread
 from densepack_runtime.errors import InputError, ParityError
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
@@ -60,7 +60,7 @@ def measure_squad(
     limit: int | None = None,
     settings: Settings,
     peak: float,
-    on_step: OnStep | None = None,
+    on_step: OnStep = unheard,
 ) -> dict[str, Any]:
     """The section `squad` of a benchmark document. `peak` is in GFLOP/s; `limit` keeps the first questions only.
 
@@ -72,11 +72,11 @@ def measure_squad(
     dataset = read_squad(path, limit=limit)
     refuse_unscorable(dataset)
     for side in sides:
-        notify(on_step, f"warm-up {side.name} {path.name}")
+        on_step(f"warm-up {side.name} {path.name}")
         _run(contestants[side.name], path, min(WARMUP_QUESTIONS, len(dataset.questions)))
     for number in range(settings.rounds):
         for side in in_turn(sides, number):
-            notify(on_step, f"round {number + 1} {side.name} {path.name}")
+            on_step(f"round {number + 1} {side.name} {path.name}")
             settle(settings.settle_ms)
             done = _run(contestants[side.name], path, limit)
             contestants[side.name].passes.append(done)

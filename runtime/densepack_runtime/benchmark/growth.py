@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from densepack_runtime.benchmark.sides import OnStep, OpenSession, Side, Texts, notify
+from densepack_runtime.benchmark.sides import OnStep, OpenSession, Side, Texts, unheard
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.allocator import release_freed_memory
 from densepack_runtime.host.cores import usable_cores
@@ -85,7 +85,7 @@ def measure_growth(
     *,
     options: SessionOptions = DEFAULT,
     seed: int = 0,
-    on_step: OnStep | None = None,
+    on_step: OnStep = unheard,
 ) -> list[dict[str, Any]]:
     """The section `growth` of a benchmark document: a row for every point and side.
 
@@ -94,7 +94,7 @@ def measure_growth(
     rows = []
     for point in (plan or GrowthPlan()).points(options.threads):
         for side in sides:
-            notify(on_step, f"{side.name} {point.value} {point.axis}")
+            on_step(f"{side.name} {point.value} {point.axis}")
             if side.texts is None or side.open_again is None:
                 raise InputError(f"{side.name} cannot be measured in a fresh process: it has no tokenizer or no source")
             measured = in_fresh_process(measure_point, side.open_again, side.texts, point, seed, side.batching, options)

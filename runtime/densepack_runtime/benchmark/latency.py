@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
-from densepack_runtime.benchmark.sides import Cell, OnStep, Settings, Side, in_turn, notify, settle, synthetic_batch
+from densepack_runtime.benchmark.sides import Cell, OnStep, Settings, Side, in_turn, settle, synthetic_batch, unheard
 from densepack_runtime.benchmark.statistics import percentiles_ms, ratios, spread
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.machine import peak_resident_mib
@@ -46,7 +46,7 @@ def measure_latency(
     cells: Sequence[Cell],
     settings: Settings,
     peak: float,
-    on_step: OnStep | None = None,
+    on_step: OnStep = unheard,
 ) -> dict[str, Any]:
     """The sections `latency` and `ratios`, and the peak memory of this process. `peak` is in GFLOP/s.
 
@@ -57,11 +57,11 @@ def measure_latency(
     batches = {cell: synthetic_batch(cell, seed=settings.seed) for cell in cells}
     timings = {(side.name, cell): _Timing() for cell in cells for side in sides}
     for side, cell in ((side, cell) for cell in cells for side in sides):
-        notify(on_step, f"warm-up {side.name} {cell}")
+        on_step(f"warm-up {side.name} {cell}")
         timings[side.name, cell].calls = _warm_up(side.session, batches[cell], settings.warmup)
     for number in range(settings.rounds):
         for side, cell in _interleaved(sides, cells, number):
-            notify(on_step, f"round {number + 1} {side.name} {cell}")
+            on_step(f"round {number + 1} {side.name} {cell}")
             timing = timings[side.name, cell]
             timing.rounds.append(_sample(side.session, batches[cell], timing.calls, settings.settle_ms))
     return {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from densepack_runtime.benchmark.sides import Cell, OnStep, OpenSession, Side, notify, synthetic_batch
+from densepack_runtime.benchmark.sides import Cell, OnStep, OpenSession, Side, synthetic_batch, unheard
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.fresh_process import in_fresh_process
 from densepack_runtime.host.machine import peak_resident_mib, resident_mib
@@ -17,7 +17,7 @@ Memory = dict[str, float | None]
 
 
 def measure_memory(
-    sides: Sequence[Side], cells: Sequence[Cell], options: SessionOptions = DEFAULT, on_step: OnStep | None = None
+    sides: Sequence[Side], cells: Sequence[Cell], options: SessionOptions = DEFAULT, on_step: OnStep = unheard
 ) -> dict[str, Memory]:
     """By side, in MiB of the whole process: `ready_mib` when the side is open, and `peak_mib`, the most that was in RAM
     until it had run every cell once (opening included). Memory of a GPU is not counted.
@@ -26,7 +26,7 @@ def measure_memory(
     """
     found = {}
     for side in sides:
-        notify(on_step, f"memory {side.name}")
+        on_step(f"memory {side.name}")
         if side.open_again is None:
             raise InputError(f"{side.name} cannot be opened in another process to measure its memory")
         found[side.name] = in_fresh_process(_memory_of, side.open_again, tuple(cells), options)

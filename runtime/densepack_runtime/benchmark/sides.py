@@ -87,10 +87,8 @@ def synthetic_batch(cell: Cell, *, seed: int = 0) -> Batch:
     )
 
 
-def notify(on_step: OnStep | None, text: str) -> None:
-    """Tell who listens, if anybody does."""
-    if on_step is not None:
-        on_step(text)
+def unheard(_: str) -> None:
+    """What nobody listens to."""
 
 
 def in_turn(sides: Sequence[Side], number: int) -> Sequence[Side]:

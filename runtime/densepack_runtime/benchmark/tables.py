@@ -118,8 +118,6 @@ def _mib(value: float | None) -> str:
 
 def show_benchmark(document: dict[str, Any]) -> None:
     """Every section that the document has, as a table on stdout."""
-    from densepack_runtime.benchmark.tables import growth_table, latency_table, memory_table, ratio_table, squad_table
-
     if "latency" in document:
         print_table("latency", *latency_table(document))
     if "squad" in document:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
 from densepack_runtime.commands.conversation import converse, is_terminal
 from densepack_runtime.commands.inputs import open_input, read_context
-from densepack_runtime.commands.options import (
-    BackendOption,
-    BundleArgument,
-    CacheOption,
-    CudaGraphsOption,
-    JsonOption,
-    PrecisionOption,
-    ThreadsOption,
-    app,
-)
+from densepack_runtime.commands.options import BundleArgument, JsonOption, Opening, app, with_opening
 from densepack_runtime.host.console import print_json, tell
 from densepack_runtime.question_answering.json_lines import answer_lines, lines_of
 from densepack_runtime.question_answering.question_answerer import Compat, QuestionAnswerer
 
 
 @app.command()
+@with_opening(before="json_output")
 def answer(
     bundle: BundleArgument,
     question: Annotated[str | None, typer.Option("--question", "-q", help="The question.", show_default=False)] = None,
@@ -61,12 +53,8 @@ def answer(
         bool, typer.Option("--strict", help="Stop at the first bad line, and refuse a bundle that is not proven.")
     ] = False,
     compat: Annotated[bool, typer.Option("--compat", help="Answer as the transformers 4 pipeline did.")] = False,
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = None,
-    threads: ThreadsOption = None,
-    cuda_graphs: CudaGraphsOption = True,
-    cache: CacheOption = None,
     json_output: JsonOption = False,
+    **opening: Unpack[Opening],
 ) -> None:
     """Answer one question, JSON lines, or, on a terminal, what is asked there.
 
@@ -81,15 +69,7 @@ def answer(
     if not asks and (question is None) == (lines is None):
         raise typer.BadParameter("give either --question with --context, or --lines")
     mode: Compat | None = "transformers" if compat else None
-    with QuestionAnswerer.open(
-        bundle,
-        backend=backend,
-        precision=precision,
-        threads=threads,
-        cuda_graphs=cuda_graphs,
-        cache=cache,
-        strict=strict,
-    ) as answerer:
+    with QuestionAnswerer.open(bundle, strict=strict, **opening) as answerer:
         if question is not None:
             found = answerer.answer(question=question, context=_context(context, context_file), compat=mode)
             if json_output:

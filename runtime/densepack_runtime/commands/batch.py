@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
 from densepack_runtime.commands.options import (
-    BackendOption,
     BundleArgument,
-    CacheOption,
-    CudaGraphsOption,
     JsonOption,
-    PrecisionOption,
+    Opening,
     StrictOption,
-    ThreadsOption,
     app,
+    session_of,
+    with_opening,
 )
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import print_json, print_table, tell, tell_next
@@ -25,10 +23,10 @@ from densepack_runtime.serving.corpora.answering import Engine
 from densepack_runtime.serving.corpora.plan import ROWS, Asked
 from densepack_runtime.serving.corpora.run import Summary, run_job
 from densepack_runtime.serving.corpora.workers import Crew
-from densepack_runtime.sessions.options import SessionOptions
 
 
 @app.command()
+@with_opening(before="strict")
 def batch(
     bundle: BundleArgument,
     given: Annotated[
@@ -59,13 +57,9 @@ def batch(
             help="Of a Ray cluster where the workers run; all its hosts see the same files.", show_default=False
         ),
     ] = None,
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = None,
-    threads: ThreadsOption = None,
-    cuda_graphs: CudaGraphsOption = True,
-    cache: CacheOption = None,
     strict: StrictOption = False,
     json_output: JsonOption = False,
+    **opening: Unpack[Opening],
 ) -> None:
     """Answer every row of JSON lines, CSV or Parquet; all its columns are kept, answer, score, start and end come in.
 
@@ -78,8 +72,7 @@ def batch(
             f"the cluster at {address} is for workers, and none are asked for: say how many with --workers"
         )
     asked = Asked(question, context, row_id, null_threshold, "transformers" if compat else None, rows)
-    session = SessionOptions(threads=threads, cuda_graphs=cuda_graphs, cache=cache)
-    engine = Engine(bundle, backend, precision, session, strict)
+    engine = Engine(bundle, opening["backend"], opening["precision"], session_of(opening), strict)
     crew = Crew(workers, address) if workers else None
     done = run_job(given, out, asked, engine, crew, overwrite=overwrite)
     _show(done, out, json_output=json_output)

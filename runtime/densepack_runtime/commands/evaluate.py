@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
 from densepack_runtime.commands.options import (
-    BackendOption,
     BundleArgument,
-    CacheOption,
-    CudaGraphsOption,
     JsonOption,
     LimitOption,
-    PrecisionOption,
+    Opening,
     SquadOption,
     StrictOption,
-    ThreadsOption,
     app,
+    with_opening,
 )
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import print_json, print_table, tell
@@ -40,6 +37,7 @@ FAILURES_TOLD = 10
 
 
 @app.command("eval")
+@with_opening(before="strict")
 def evaluate(
     bundle: BundleArgument,
     squad: SquadOption = "sample",
@@ -52,13 +50,9 @@ def evaluate(
         typer.Option(help="For SQuAD 2: write each question's odds of no answer here, as JSON.", show_default=False),
     ] = None,
     limit: LimitOption = None,
-    backend: BackendOption = "auto",
-    precision: PrecisionOption = None,
-    threads: ThreadsOption = None,
-    cuda_graphs: CudaGraphsOption = True,
-    cache: CacheOption = None,
     strict: StrictOption = False,
     json_output: JsonOption = False,
+    **opening: Unpack[Opening],
 ) -> None:
     """Exact match and F1 of a bundle on a SQuAD file; predictions alone where the file has no answers.
 
@@ -68,15 +62,7 @@ def evaluate(
     """
     dataset = load_squad(squad, limit)
     _refuse_early(dataset, predictions, null_odds)
-    with QuestionAnswerer.open(
-        bundle,
-        backend=backend,
-        precision=precision,
-        threads=threads,
-        cuda_graphs=cuda_graphs,
-        cache=cache,
-        strict=strict,
-    ) as answerer:
+    with QuestionAnswerer.open(bundle, strict=strict, **opening) as answerer:
         found = answerer.predict_with_null_odds(dataset, progress=True, on_error="record")
     if predictions is not None:
         write_predictions(predictions, found.texts)

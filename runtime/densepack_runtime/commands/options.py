@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict, TypeVar, get_type_hints
 
 import typer
 from typer.models import OptionInfo
@@ -12,7 +14,9 @@ from typer.models import OptionInfo
 from densepack_runtime.backends import AskedPrecision, backend_names
 from densepack_runtime.host.user_cache import CACHE_VARIABLE
 from densepack_runtime.host.versions import package_versions
+from densepack_runtime.sessions.options import SessionOptions
 
+Command = TypeVar("Command", bound=Callable[..., None])
 app = typer.Typer(
     name="densepack",
     no_args_is_help=True,
@@ -66,6 +70,54 @@ CacheOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+class Opening(TypedDict):
+    """How a bundle is opened, by the names that `QuestionAnswerer.open` has for it."""
+
+    backend: BackendOption
+    precision: PrecisionOption
+    threads: ThreadsOption
+    cuda_graphs: CudaGraphsOption
+    cache: CacheOption
+
+
+_OPENING = Opening(backend="auto", precision=None, threads=None, cuda_graphs=True, cache=None)
+
+
+def with_opening(*, before: str, **defaults: object) -> Callable[[Command], Command]:
+    """Gives a command the options of `Opening` in place of its `**opening`, before the parameter that is named."""
+
+    def give(command: Command) -> Command:
+        parameters = named_parameters(command)
+        place = [each.name for each in parameters].index(before)
+        parameters[place:place] = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default={**_OPENING, **defaults}[name], annotation=hint)
+            for name, hint in get_type_hints(Opening, include_extras=True).items()
+        ]
+        return with_parameters(command, parameters)
+
+    return give
+
+
+def named_parameters(command: Callable[..., None]) -> list[Parameter]:
+    """A command's own parameters, without its `**…`."""
+    own = signature(command, eval_str=True).parameters.values()
+    return [each.replace(kind=Parameter.KEYWORD_ONLY) for each in own if each.kind != Parameter.VAR_KEYWORD]
+
+
+def with_parameters(command: Command, parameters: Sequence[Parameter]) -> Command:
+    """The command, which then shows these parameters to typer."""
+    command.__dict__["__signature__"] = Signature(parameters)
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
+
+
+def session_of(opening: Opening) -> SessionOptions:
+    """What of it concerns the session."""
+    return SessionOptions(opening["threads"], opening["cuda_graphs"], opening["cache"])
+
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 SquadOption = Annotated[
     str,

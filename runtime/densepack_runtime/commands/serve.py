@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
 from densepack_runtime.commands.options import (
-    BackendOption,
     BundleArgument,
-    CacheOption,
-    CudaGraphsOption,
-    PrecisionOption,
+    Opening,
     StrictOption,
-    ThreadsOption,
     app,
+    session_of,
+    with_opening,
 )
 from densepack_runtime.errors import InputError, require
 from densepack_runtime.host.console import tell
 from densepack_runtime.serving.batcher import MOST_TOKENS
-from densepack_runtime.sessions.options import SessionOptions
 
 
 @app.command("serve")
+@with_opening(before="strict", precision="fastest")
 def serve_bundle(
     bundle: BundleArgument,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 takes a free one.")] = 8000,
-    precision: PrecisionOption = "fastest",
-    backend: BackendOption = "auto",
-    threads: ThreadsOption = None,
-    cuda_graphs: CudaGraphsOption = True,
-    cache: CacheOption = None,
     strict: StrictOption = False,
     workers: Annotated[
         int, typer.Option(min=1, max=256, help="Processes that answer at this port; threads and queue are divided.")
@@ -77,6 +70,7 @@ def serve_bundle(
             show_default=False,
         ),
     ] = None,
+    **opening: Unpack[Opening],
 ) -> None:
     """Answer over HTTP until SIGTERM; requests that come together are computed together. SIGHUP reloads the bundle.
 
@@ -91,9 +85,9 @@ def serve_bundle(
     options = ServerOptions(
         host=host,
         port=port,
-        backend=backend,
-        precision=precision,
-        session=SessionOptions(threads=threads, cuda_graphs=cuda_graphs, cache=cache),
+        backend=opening["backend"],
+        precision=opening["precision"],
+        session=session_of(opening),
         strict=strict,
         most_tokens=queue,
         timeout_s=timeout_s,

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from densepack_runtime.errors import DensepackError
+from densepack_runtime.host.story import Story
 
 # As shells count those that a signal ended.
 _INTERRUPTED, _TERMINATED = 130, 143
@@ -39,6 +40,12 @@ _WIDTH_OF_FILES = 132
 def story() -> Console:
     """Where the story is told."""
     return Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def told_here(*, tables: bool = True) -> Story:
+    """What a long step tells the one who started the command, as this module speaks."""
+    show = print_table if tables else lambda *_: None
+    return Story(tell, show, progress_bar, lines_for_steps=not story().is_terminal)
 
 
 def run_command_line(app: Callable[[], Any]) -> None:

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from densepack_runtime.errors import DensepackError, InputError
+from densepack_runtime.errors import DensepackError, InputError, named
 from densepack_runtime.host.files import current_umask, hidden_stem
 from densepack_runtime.host.records import Document
 from densepack_runtime.host.strict_json import read_small
@@ -30,7 +30,6 @@ from densepack_runtime.host.strict_json import read_small
 # What a folder holds that its writer has not written; nothing where it may be replaced.
 Strangers = Callable[[Path], Sequence[str]]
 
-_NAMED = 3
 _STEM = 60
 _AT_FDCWD = -100
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2
@@ -81,9 +80,8 @@ def refuse_to_replace(path: Path, replaces: Strangers | None) -> None:
     if replaces is None:
         raise InputError(f"{path} exists already: choose another name, remove it, or pass --overwrite")
     if strangers := replaces(path):
-        more = f" and {len(strangers) - _NAMED} more" if len(strangers) > _NAMED else ""
         raise InputError(
-            f"{path} is not replaced, since it holds {', '.join(strangers[:_NAMED])}{more}, which densepack does not "
+            f"{path} is not replaced, since it holds {named(strangers, 3)}, which densepack does not "
             "write there: choose another name, or remove it yourself"
         )
     if path.is_mount():

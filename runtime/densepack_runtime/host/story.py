@@ -12,11 +12,15 @@ ShowTable = Callable[[str, Sequence[str], Sequence[Sequence[str]]], None]
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """`tell` gets a line, `show` a table (title, columns, rows); `bar` makes a bar of so many steps, None: unknown."""
+    """`tell` gets a line, `show` a table (title, columns, rows); `bar` makes a bar of so many steps, None: unknown.
+
+    `lines_for_steps` asks for a line, too, where a bar shows a text that should stay: where no bar can be seen.
+    """
 
     tell: Callable[[str], None]
     show: ShowTable
     bar: Callable[[str, int | None], AbstractContextManager[Callable[..., None]]]
+    lines_for_steps: bool = False
 
     @classmethod
     def silent(cls) -> Self:

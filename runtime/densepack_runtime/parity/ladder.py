@@ -22,9 +22,7 @@ from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import GRAPH_OF, ComputePrecision
 from densepack_runtime.tensorrt_plans.choice import misfit
-from densepack_runtime.tensorrt_plans.record import PlanEntry
-
-PLAN_NOT_RUN = "built, not run"
+from densepack_runtime.tensorrt_plans.record import NOT_RUN, PlanEntry
 
 
 def bundle_run(bundle: Bundle, dataset: SquadDataset, squad_name: str) -> ParityRun:
@@ -80,7 +78,7 @@ def closed_precisions(report: ParityReport) -> tuple[ClosedPrecision, ...]:
 def _plan_rung(bundle: Bundle, entry: PlanEntry, opened: ExitStack, host: Host, options: SessionOptions) -> Rung:
     name = f"plan {Path(entry.plan).stem}"
     if misfit(entry, host) is not None:
-        return Rung(name, None, entry.precision, PLAN_NOT_RUN)
+        return Rung(name, None, entry.precision, NOT_RUN)
     session = opened.enter_context(open_plan(bundle, entry, options))
     return Rung(name, session, entry.precision, f"{entry.flavour} {entry.tensorrt_version}")
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from densepack_runtime.errors import InputError, ParityError
+from densepack_runtime.errors import InputError, ParityError, named
 
 # Half of what float16 can hold (65504): windows that were not measured may go further.
 LIMIT = 3e4
@@ -21,7 +21,6 @@ LIMIT = 3e4
 # Trained matrices have 0.1 % to 3 % there.
 SMALLEST_NORMAL = 2.0**-14
 SUBNORMAL_LIMIT = 0.5
-_NAMED_IN_ERROR = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,5 +89,4 @@ def part_of(name: str) -> str:
 
 
 def _list(values: Mapping[str, float], form: str) -> str:
-    named = ", ".join(f"{name} {value:{form}}" for name, value in list(values.items())[:_NAMED_IN_ERROR])
-    return named + (f" and {len(values) - _NAMED_IN_ERROR} more" if len(values) > _NAMED_IN_ERROR else "")
+    return named([f"{name} {value:{form}}" for name, value in values.items()])

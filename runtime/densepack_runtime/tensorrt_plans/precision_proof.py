@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from densepack_runtime.errors import EngineBuildError
+from densepack_runtime.errors import EngineBuildError, named
 from densepack_runtime.sessions.session import Precision
 
 # Why a layer of a float16 graph computes in float32, by the name of its LayerType.
@@ -21,7 +21,6 @@ REASONS = {
     "ELEMENTWISE": "sums that go into LayerNorm or softmax",
     "GATHER": "logits, which leave in float32",
 }
-_NAMED_IN_ERROR = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +44,9 @@ class PrecisionProof:
     def check(self, precision: Precision, *, allow_fp32: bool = False) -> None:
         """Raise EngineBuildError when a product is not of the precision that was asked for."""
         if precision == "fp16" and self.other and not allow_fp32:
-            named = ", ".join(self.other[:_NAMED_IN_ERROR])
-            more = f" and {len(self.other) - _NAMED_IN_ERROR} more" if len(self.other) > _NAMED_IN_ERROR else ""
             raise EngineBuildError(
-                f"{len(self.other)} of {self.products} matrix products are not in float16: {named}{more}. Build from "
-                "the graph that was exported with precision fp16, or accept them with --allow-fp32"
+                f"{len(self.other)} of {self.products} matrix products are not in float16: {named(self.other)}. Build "
+                "from the graph that was exported with precision fp16, or accept them with --allow-fp32"
             )
         if precision == "fp32" and self.half_products:
             raise EngineBuildError(

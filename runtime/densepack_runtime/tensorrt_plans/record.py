@@ -10,6 +10,9 @@ from densepack_runtime.sessions.session import Precision
 from densepack_runtime.sessions.shapes import Profile
 from densepack_runtime.tensorrt_plans.precision_proof import PrecisionProof
 
+# The verdict on a plan that fits nothing here.
+NOT_RUN = "built, not run"
+
 
 @dataclass(frozen=True, slots=True)
 class PlanEntry:

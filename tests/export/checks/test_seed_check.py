@@ -49,7 +49,7 @@ def test_replica_has_the_sizes_and_not_the_answer(
 ) -> None:
     replica = random_checkpoint(tmp_path / "replica", SEED, tokenizer_json=default_tokenizer_json)
     assert {path.name for path in replica.iterdir()} == HUB_FILES
-    assert run(monkeypatch, str(replica), "--no-parity", "--limit", "4") == 1
+    assert run(monkeypatch, str(replica), "--no-parity", "--limit", "1") == 1
     captured = capsys.readouterr()
     for size in ("93,149,186", "46,161,559"):
         [row] = [line for line in captured.out.splitlines() if size in line]

@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 EACH = 21
 
 
-@kind("signals", tries=EACH * len(COMMANDS), quick=3)
+@kind("signals", tries=EACH * len(COMMANDS), quick=2)
 def signals(seed: int, folder: Path) -> Iterator[str]:
     """Every signal for one command, then for the next; half of the runs replace an output that is there."""
     chance = random.Random(seed)

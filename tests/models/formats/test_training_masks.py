@@ -14,8 +14,9 @@ from torch import Tensor
 
 from densepack_models.formats.checkpoint import Checkpoint, load_checkpoint
 from densepack_models.formats.replica import Weights
+from densepack_models.formats.score_masks import top_mask
 from densepack_models.formats.sparse_args import sparse_settings
-from densepack_models.formats.training_masks import mask_from_scores, top_mask
+from densepack_models.formats.training_masks import mask_from_scores
 from densepack_models.packing import pack
 from densepack_runtime.errors import CheckpointError
 from densepack_runtime.structure import Structure

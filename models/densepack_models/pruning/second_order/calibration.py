@@ -20,9 +20,9 @@ from densepack_models.pruning.options import ShrinkOptions
 from densepack_models.pruning.second_order.statistics import COUNTS, Measurement, ProjectionStatistics
 from densepack_models.pruning.student import Student
 from densepack_models.pruning.training_data import TrainingWindows, describe_dropped, make_windows
-from densepack_models.pruning.training_log import Story
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.files import new_file
+from densepack_runtime.host.story import Story
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
 
@@ -56,7 +56,7 @@ def measured(
     if kept is not None and kept.is_file():
         measurement.load_state_dict(load_file(kept))
         story.tell(f"going on from batch {measurement.batches} of {len(batches)}")
-    with story.progress("measuring", len(batches)) as advance:
+    with story.bar("measuring", len(batches)) as advance:
         advance(measurement.batches)
         left = (batches[place] for place in range(measurement.batches, len(batches)))
         for _ in measurement.passes(student, left, spans=spans, autocast=AUTOCAST[options.precision]):

@@ -28,8 +28,8 @@ from densepack_models.pruning.second_order.budgets import Goal, Prices, Timing, 
 from densepack_models.pruning.second_order.calibration import batches_kept, calibration_windows, measured
 from densepack_models.pruning.second_order.cut import Plan, Surgeon
 from densepack_models.pruning.student import Student, plain_tensors, student_from_checkpoint
-from densepack_models.pruning.training_log import Story
 from densepack_runtime.host.folders import refuse_new_folder
+from densepack_runtime.host.story import Story
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.structure import Structure
 
@@ -177,7 +177,7 @@ def _surgeon(
     story.tell(f"measuring {start.source} on {len(windows):,} windows, on the {device.upper()}")
     statistics = measured(student.to(device), windows, spans, options, story, state)
     story.tell(f"ordering what can go from {len(statistics)} projections")
-    with story.progress("ordering what can go", len(statistics)) as advance:
+    with story.bar("ordering what can go", len(statistics)) as advance:
         return Surgeon(student.structure, plain_tensors(student), statistics, advance, state)
 
 

@@ -18,8 +18,8 @@ from densepack_models.pruning.options import ShrinkOptions, TrainingOptions
 from densepack_models.pruning.recipes import Run, TrainingResult, finetune, refuse_early
 from densepack_models.pruning.second_order.budgets import Goal
 from densepack_models.pruning.second_order.recipe import Output, ShrinkResult, shrink, shrink_record, was_written
-from densepack_models.pruning.training_log import Story
 from densepack_runtime.errors import InputError
+from densepack_runtime.host.story import Story
 from densepack_runtime.question_answering.squad import SquadDataset
 
 

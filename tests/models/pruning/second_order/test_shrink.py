@@ -22,8 +22,8 @@ from densepack_models.pruning.second_order.cut import Surgeon
 from densepack_models.pruning.second_order.recipe import shrink
 from densepack_models.pruning.second_order.statistics import measure
 from densepack_models.pruning.student import plain_tensors, student_from_checkpoint
-from densepack_models.pruning.training_log import Story
 from densepack_models.weights import tensors_from_module
+from densepack_runtime.host.story import Story
 from tests.command_line import CommandLine, Outcome
 from tests.models.pruning.conftest import TinyFiles
 from tests.models.pruning.tiny_task import LONGEST, tiny_data, tiny_start
