@@ -73,7 +73,7 @@ def test_every_command_has_a_page_with_its_options(pages: dict[str, str]) -> Non
 def test_defaults_and_bounds_have_a_cell_of_their_own(pages: dict[str, str]) -> None:
     page = pages["reference/commands/build.md"]
     assert "| `--max-length <int range>` | Tokens in a window at most. | `384; x>=16` |" in page
-    assert "| `--flavour <auto\\|tensorrt\\|tensorrt-rtx>` |" in page
+    assert "| `--flavour <auto|tensorrt|tensorrt-rtx>` |" in page
     assert "```sh\ndensepack build models/checkpoints/default bundle --squad dev-v1.1.json\n```" in page
 
 
@@ -117,8 +117,9 @@ def test_all_generated_pages_can_be_reached(reference: ModuleType, pages: dict[s
         ("[a](README.md)", "docs/README.md", "guides.md", "[a](guides.md)"),
         ("[a](../README.md)", "docs/README.md", "guides.md", "[a](index.md)"),
         ("[a](../docs/serving.md)", "tests/README.md", "reference/a.md", "[a](../serving.md)"),
-        ("[`a.py`](../a.py)", "docs/serving.md", "serving.md", "`a.py`"),
+        ("[`run`](../.ci/run)", "docs/serving.md", "serving.md", "`run`"),
         ("[a](../deploy/Dockerfile)", "docs/serving.md", "serving.md", "a (`deploy/Dockerfile`)"),
+        ("[a](gone.md)", "docs/serving.md", "serving.md", "[a](gone.md)"),
         ("[a](https://example.org/b.md)", "README.md", "index.md", "[a](https://example.org/b.md)"),
         ("[a](#limits)", "README.md", "index.md", "[a](#limits)"),
     ],
