@@ -40,6 +40,7 @@ check: setup     ## formatting, lint, types
 docs: setup      ## write the tables of README and docs again, from the result files
 	$(BIN)/python docs/regenerate.py
 
+# --quiet would keep mkdocs from counting warnings.
 site: setup      ## the documents as a site in build/site, every link checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

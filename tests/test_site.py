@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
 
 import densepack_models
@@ -129,6 +131,21 @@ def test_links_are_led_to_where_the_site_has_it(
 ) -> None:
     known = {"index.md", "guides.md", "serving.md", "against.svg"}
     assert hooks.linked(written, source, place, known) == led
+
+
+def test_a_dead_link_fails_the_site(hooks: ModuleType, tmp_path: Path) -> None:
+    """With the arguments of `make site` and what mkdocs.yml says of links, on two pages with three faults."""
+    [told] = re.findall(r"mkdocs (build .*)", (REPOSITORY / "Makefile").read_text(encoding="utf-8"))
+    ours = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
+    small = {"site_name": "small", "theme": "mkdocs", "validation": ours["validation"], "nav": ["index.md"]}
+    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(small), encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("# A\n[a](gone.md) [b](left.md#nowhere)", encoding="utf-8")
+    (tmp_path / "docs" / "left.md").write_text("# B", encoding="utf-8")
+    command = [sys.executable, "-m", "mkdocs", *told.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "Aborted with 3 warnings" in done.stdout
 
 
 @pytest.mark.parametrize(
