@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "*/README.md", "tests/peers/README.md", "models/checkpoints/*/README.md")
+    for pattern in ("*.md", "docs/*.md", "[!.]*/README.md", "tests/peers/README.md", "models/checkpoints/*/README.md")
     for path in REPOSITORY.glob(pattern)
     if path.name != "CHANGELOG.md"  # which tells of commands that were
 )
