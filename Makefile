@@ -40,8 +40,9 @@ check: setup     ## formatting, lint, types
 docs: setup      ## write the tables of README and docs again, from the result files
 	$(BIN)/python docs/regenerate.py
 
+# --quiet would keep mkdocs from counting warnings.
 site: setup      ## the documents as a site in build/site, every link checked
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 peers: setup     ## densepack beside transformers 4.57, nn_pruning, optimum-onnx, PyTorch [SQUAD= QUESTIONS= ROUNDS= SHAPE= OUT=]
 	$(MAKE) -C tests/peers speed PYTHON=$(PYTHON) OURS=$(abspath $(BIN))/python

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import yaml
 from jsonschema import Draft202012Validator
 
 import densepack_models
@@ -73,7 +75,7 @@ def test_every_command_has_a_page_with_its_options(pages: dict[str, str]) -> Non
 def test_defaults_and_bounds_have_a_cell_of_their_own(pages: dict[str, str]) -> None:
     page = pages["reference/commands/build.md"]
     assert "| `--max-length <int range>` | Tokens in a window at most. | `384; x>=16` |" in page
-    assert "| `--flavour <auto\\|tensorrt\\|tensorrt-rtx>` |" in page
+    assert "| `--flavour <auto|tensorrt|tensorrt-rtx>` |" in page
     assert "```sh\ndensepack build models/checkpoints/default bundle --squad dev-v1.1.json\n```" in page
 
 
@@ -117,8 +119,9 @@ def test_all_generated_pages_can_be_reached(reference: ModuleType, pages: dict[s
         ("[a](README.md)", "docs/README.md", "guides.md", "[a](guides.md)"),
         ("[a](../README.md)", "docs/README.md", "guides.md", "[a](index.md)"),
         ("[a](../docs/serving.md)", "tests/README.md", "reference/a.md", "[a](../serving.md)"),
-        ("[`a.py`](../a.py)", "docs/serving.md", "serving.md", "`a.py`"),
+        ("[`run`](../.ci/run)", "docs/serving.md", "serving.md", "`run`"),
         ("[a](../deploy/Dockerfile)", "docs/serving.md", "serving.md", "a (`deploy/Dockerfile`)"),
+        ("[a](gone.md)", "docs/serving.md", "serving.md", "[a](gone.md)"),
         ("[a](https://example.org/b.md)", "README.md", "index.md", "[a](https://example.org/b.md)"),
         ("[a](#limits)", "README.md", "index.md", "[a](#limits)"),
     ],
@@ -128,6 +131,21 @@ def test_links_are_led_to_where_the_site_has_it(
 ) -> None:
     known = {"index.md", "guides.md", "serving.md", "against.svg"}
     assert hooks.linked(written, source, place, known) == led
+
+
+def test_a_dead_link_fails_the_site(hooks: ModuleType, tmp_path: Path) -> None:
+    """With the arguments of `make site` and what mkdocs.yml says of links, on two pages with three faults."""
+    [told] = re.findall(r"mkdocs (build .*)", (REPOSITORY / "Makefile").read_text(encoding="utf-8"))
+    ours = yaml.safe_load((REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8"))
+    small = {"site_name": "small", "theme": "mkdocs", "validation": ours["validation"], "nav": ["index.md"]}
+    (tmp_path / "mkdocs.yml").write_text(yaml.safe_dump(small), encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("# A\n[a](gone.md) [b](left.md#nowhere)", encoding="utf-8")
+    (tmp_path / "docs" / "left.md").write_text("# B", encoding="utf-8")
+    command = [sys.executable, "-m", "mkdocs", *told.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "Aborted with 3 warnings" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,10 +16,11 @@ ANY = "…"  # a value, in the page and here
 LEAST_MESSAGES = 70
 
 
-def parsed() -> Iterator[ast.Module]:
-    for root in ROOTS.values():
-        for path in root.rglob("*.py"):
-            yield ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def nodes() -> list[ast.AST]:
+    """Everything that the source of the packages consists of."""
+    modules = (ast.parse(path.read_text(encoding="utf-8")) for root in ROOTS.values() for path in root.rglob("*.py"))
+    return [node for module in modules for node in ast.walk(module)]
 
 
 @cache
@@ -28,8 +28,7 @@ def raised_classes() -> frozenset[str]:
     """Names of all classes that descend from DensepackError or Warning."""
     bases = {
         node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
-        for module in parsed()
-        for node in ast.walk(module)
+        for node in nodes()
         if isinstance(node, ast.ClassDef)
     }
     found = {"DensepackError", "UserWarning"}
@@ -41,8 +40,7 @@ def raised_classes() -> frozenset[str]:
 @cache
 def texts() -> frozenset[str]:
     """Every text of the source, with a mark where a value goes in."""
-    nodes = (node for module in parsed() for node in ast.walk(module))
-    return frozenset(told(node) for node in nodes if isinstance(node, ast.Constant | ast.JoinedStr))
+    return frozenset(told(node) for node in nodes() if isinstance(node, ast.Constant | ast.JoinedStr))
 
 
 def told(node: ast.AST) -> str:

@@ -23,7 +23,7 @@ from tests.conftest import REPOSITORY
 
 DOCUMENTS = sorted(
     path
-    for pattern in ("*.md", "docs/*.md", "*/README.md", "tests/peers/README.md", "models/checkpoints/*/README.md")
+    for pattern in ("*.md", "docs/*.md", "[!.]*/README.md", "tests/peers/README.md", "models/checkpoints/*/README.md")
     for path in REPOSITORY.glob(pattern)
     if path.name != "CHANGELOG.md"  # which tells of commands that were
 )
@@ -167,7 +167,7 @@ def test_commands_in_prose_exist(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_options_in_prose_are_of_some_command(path: Path) -> None:
     told = set(re.findall(r"`(--[a-z][a-z0-9-]+)", BLOCK.sub("", path.read_text(encoding="utf-8"))))
-    known = set().union(*map(options_of, root().commands.values())) | options_of(root())
+    known = set[str]().union(*map(options_of, root().commands.values())) | options_of(root())
     assert told - known - FOREIGN_OPTIONS == set()
 
 

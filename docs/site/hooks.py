@@ -59,6 +59,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, files: Files, **_: object) -> str:
     """The text with links that hold in the site. Python-Markdown reads no table below a comment."""
     place = page.file.src_uri
+    if place == "index.md":
+        page.meta["hide"] = ["navigation"]  # it would hold this page alone
     source = PLACES.get(place, f"docs/{place}")
     text = _COMMENT.sub("", _METADATA.sub("", markdown))
     return text if place.startswith("reference/") else linked(text, source, place, set(files.src_uris))
@@ -72,14 +74,17 @@ def on_post_page(output: str, *, page: Page, **_: object) -> str:
 
 
 def linked(text: str, source: str, place: str, known: set[str]) -> str:
-    """The text of a document of the repository with links from its place in the site to others there."""
+    """The text of a document of the repository with links from its place in the site to others there.
+
+    A link that leads nowhere in the repository either stays one, for mkdocs to find.
+    """
     places = {document: there for there, document in PLACES.items()}
 
     def lead(found: re.Match[str]) -> str:
         picture, label, target, anchor = found.groups()
         named = normpath(str(PurePosixPath(source).parent / target))
         there = places.get(named, named.removeprefix("docs/"))
-        if there not in known:
+        if there not in known and (REPOSITORY / named).exists():
             return label if label.startswith("`") else f"{label} (`{named}`)"
         return f"{picture}[{label}]({relpath(there, str(PurePosixPath(place).parent))}{anchor or ''})"
 

@@ -101,7 +101,7 @@ def _told_command(command: Any, context: Any) -> str:
 def _row(names: str, told: str) -> tuple[str, str, str]:
     """Cells of a parameter: a help record, with what stands in brackets in a cell of its own."""
     parts = "; ".join(_BRACKETS.findall(f"{told} {names}")).removeprefix("default: ")
-    names, told = (_BRACKETS.sub("", text).replace("|", "\\|") for text in (names, told))
+    names, told = _BRACKETS.sub("", names), _BRACKETS.sub("", told).replace("|", "\\|")
     return f"`{names}`", told, f"`{parts}`" if parts else ""
 
 
