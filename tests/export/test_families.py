@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from densepack_models.families.family import Family
 from densepack_models.families.roberta import ROBERTA
 from densepack_runtime.bundle import Bundle
 from tests.command_line import CommandLine
+from tests.conftest import REPOSITORY
 from tests.models.tiny_checkpoints import written_checkpoint
 
 # Contexts of the sample are 250 words and more, which tiny tokenizers spell in letters.
@@ -65,15 +68,33 @@ def built(densepack: CommandLine, folder: Path, squad: Path, family: Family, **k
     return folder / "bundle"
 
 
+def ask_as_the_document_does(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Python of docs/families.md, where `bundle` lies."""
+    monkeypatch.chdir(folder)
+    text = (REPOSITORY / "docs" / "families.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    capsys.readouterr()
+    exec(compile(code, "families.md", "exec"), {})
+    told = ast.literal_eval(capsys.readouterr().out)
+    assert told["answer"] == "It was built by Anna Berg."[told["start"] : told["end"]] != ""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "pruned"), BUILT, ids=lambda of: getattr(of, "model_type", "pruned" if of else "dense")
 )
 def test_every_rung_is_inside_its_limits(
-    densepack: CommandLine, tmp_path: Path, squad: Path, family: Family, pruned: bool
+    densepack: CommandLine,
+    tmp_path: Path,
+    squad: Path,
+    family: Family,
+    pruned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     sizes = {"hidden_size": 64, "num_layers": 2 if pruned else 1}  # heads that TensorRT can fuse
     bundle = built(densepack, tmp_path, squad, family, pruned=pruned, **sizes)
+    ask_as_the_document_does(tmp_path, monkeypatch, capsys)
     assert ("token_type_ids" in inputs(bundle)) == (family.fixed.get("token_types", "fed") == "fed")
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install 'densepack[rtx]'")
     for precision in ("fp32", "fp16"):
@@ -86,6 +107,25 @@ def test_every_rung_is_inside_its_limits(
 def inputs(bundle: Path) -> list[str]:
     """What the manifest says that the graphs take."""
     return [tensor["name"] for tensor in json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))["inputs"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "pruned"), BUILT, ids=lambda of: getattr(of, "model_type", "pruned" if of else "dense")
+)
+def test_built_without_parity(
+    densepack: CommandLine, tmp_path: Path, squad: Path, family: Family, pruned: bool
+) -> None:
+    checkpoint = written_checkpoint(tmp_path / "checkpoint", family, pruned=pruned, num_layers=2 if pruned else 1)
+    done = densepack("build", checkpoint, tmp_path / "bundle", "--squad", squad, "--no-parity", *WINDOWS)
+    assert done.code == 0, done.err
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert not bundle.manifest.parity.checked
+    assert not (tmp_path / "bundle" / "parity.json").exists()
+    left = {len(layer.heads) for layer in bundle.manifest.model.structure.layers}
+    assert left == ({0, 2} if pruned else {4})
+    asked = ("-q", "Who?", "-c", "Anna Berg built it.", "--backend", "onnxruntime", "--json")
+    assert json.loads(densepack("answer", tmp_path / "bundle", *asked).out)["answer"] in "Anna Berg built it."
 
 
 class MosaicConfig(RobertaConfig):  # type: ignore[no-untyped-call]
