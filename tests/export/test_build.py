@@ -80,7 +80,7 @@ def test_bundle_holds_what_it_should(default_bundle: Path) -> None:
     assert manifest.parity.checked
     assert manifest.parity.passed
     assert manifest.parity.questions == BUNDLE_QUESTIONS
-    assert manifest.model.structure.parameters == 15_016_394
+    assert manifest.model.structure.parameters == 14_696_522
     assert manifest.model.name == "default"
     assert manifest.versions["torch"] == torch.__version__
     assert manifest.fp16_range is not None

@@ -123,27 +123,27 @@ def test_texts_that_look_like_markup_pass_the_gate(
 
 def test_inspect(densepack: CommandLine, default_checkpoint: Path) -> None:
     document = json.loads(densepack("inspect", default_checkpoint, "--json").out)
-    assert document["parameters_packed"] == 15_016_394
-    assert [len(layer["heads"]) for layer in document["layers"]] == [4, 6, 8, 7, 6, 2]
+    assert document["parameters_packed"] == 14_696_522
+    assert [len(layer["heads"]) for layer in document["layers"]] == [2, 6, 8, 7, 7, 4]
     outcome = densepack("inspect", default_checkpoint)
-    assert "15,016,394" in outcome.out
-    assert "28.993 %" in outcome.out
+    assert "14,696,522" in outcome.out
+    assert "25.984 %" in outcome.out
 
 
 def test_pack_writes_what_it_says(densepack: CommandLine, default_checkpoint: Path, tmp_path: Path) -> None:
     outcome = densepack("pack", default_checkpoint, tmp_path / "packed")
     assert outcome.code == 0
-    assert "15,016,394" in outcome.out
+    assert "14,696,522" in outcome.out
     again = densepack("pack", default_checkpoint, tmp_path / "packed")
     assert again.code == 1
     assert "--overwrite" in again.error_lines[0]
     document = json.loads(
         densepack("pack", tmp_path / "packed", tmp_path / "published", "--format", "transformers", "--json").out
     )
-    assert document["parameters"] == 15_016_394
+    assert document["parameters"] == 14_696_522
     assert document["max_abs_logit"] < 1e-3
     back = json.loads(densepack("inspect", tmp_path / "published", "--json").out)
-    assert back["parameters_packed"] == 15_016_394
+    assert back["parameters_packed"] == 14_696_522
 
 
 def test_export(densepack: CommandLine, tmp_path: Path) -> None:
