@@ -223,6 +223,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "scores": scores,
     "recorded": recorded,
     "default packing": lambda: latency("bench_default"),
+    "movement packing": lambda: latency("bench_movement"),
     "against": against,
     "peers": peers,
     "packing": lambda: latency("bench_packing"),

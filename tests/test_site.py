@@ -16,7 +16,7 @@ from jsonschema import Draft202012Validator
 
 import densepack_models
 import densepack_runtime
-from densepack_export.cli import GROUPS
+from densepack_export.cli import command_names
 from tests.conftest import REPOSITORY
 from tests.test_written_commands import BLOCK, DOCUMENTS, root
 
@@ -65,7 +65,7 @@ def test_links_hold_in_the_repository(path: Path) -> None:
 
 
 def test_every_command_has_a_page_with_its_options(pages: dict[str, str]) -> None:
-    for name in (name for names in GROUPS.values() for name in names):
+    for name in (name for names in command_names().values() for name in names):
         command, page = root().commands[name], pages[f"reference/commands/{name}.md"]
         shown = {option for each in command.params if not getattr(each, "hidden", False) for option in each.opts}
         assert {option for option in shown if option.startswith("-") and option not in page} == set()

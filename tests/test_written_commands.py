@@ -18,7 +18,8 @@ import typer
 import yaml
 from typer._click.exceptions import ClickException
 
-from densepack_export.cli import GROUPS, app
+from densepack_export.cli import command_names
+from densepack_runtime.commands.options import app
 from tests.conftest import REPOSITORY
 
 DOCUMENTS = sorted(
@@ -174,7 +175,7 @@ def test_options_in_prose_are_of_some_command(path: Path) -> None:
 def test_the_readme_has_every_command() -> None:
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `densepack ([\w-]+)", text, re.MULTILINE)) == {
-        name for names in GROUPS.values() for name in names
+        name for names in command_names().values() for name in names
     }
 
 

@@ -16,8 +16,9 @@ import msgspec
 import typer
 
 from densepack_export.card.text import table
-from densepack_export.cli import GROUPS, app
+from densepack_export.cli import command_names
 from densepack_runtime.bundle import Manifest
+from densepack_runtime.commands.options import app
 from densepack_runtime.parity.report import ParityReport
 from densepack_runtime.serving.openapi import openapi
 from densepack_runtime.sessions.host_record import HostRecord
@@ -62,9 +63,8 @@ def pages() -> dict[str, str]:
 
 def navigation() -> list[dict[str, Any]]:
     """How the pages stand in the site's navigation."""
-    commands = [
-        {group: [{f"densepack {name}": _command_page(name)} for name in names]} for group, names in GROUPS.items()
-    ]
+    groups = command_names()
+    commands = [{group: [{f"densepack {name}": _command_page(name)} for name in groups[group]]} for group in groups]
     formats = [(file, name) for name, file, _, _ in FORMATS]
     formats += [("a benchmark", "benchmark"), ("the server", "server")]
     return [

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from typer import Typer
+from typer.main import get_command
 from typer.models import CommandInfo
 
 from densepack_export.commands import (
@@ -54,6 +55,12 @@ def _module_of(command: CommandInfo) -> str:
 
 
 _group(app)
+
+
+def command_names() -> dict[str, list[str]]:
+    """The names of the commands by their group, as `densepack --help` shows them."""
+    shown = get_command(app).commands  # type: ignore[attr-defined]  # a group, whatever typer says
+    return {group: [name for name, of in shown.items() if of.rich_help_panel == group] for group in GROUPS}
 
 
 def main() -> None:

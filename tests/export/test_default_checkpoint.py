@@ -34,8 +34,7 @@ def test_the_card_names_what_is_left(card: Any, default_checkpoint: Path) -> Non
 
 def test_the_card_and_its_history_belong_together(card: Any, default_checkpoint: Path) -> None:
     facts = gather(default_checkpoint)
-    assert [stage["command"] for stage in facts.stages] == ["prune", "fill", "finetune", "finetune"]
-    assert {row["stage"] for row in facts.log} == {"prune", "fill", "finetune"}
+    assert [stage["command"] for stage in facts.stages] == ["finetune", "shrink", "finetune"]
     for stage in facts.stages:
         assert stage["command_line"] in card.content
     assert facts.stages[-1]["result"]["parameters"] == facts.inspection.structure.parameters

@@ -41,7 +41,7 @@ def repositories() -> Iterator[tuple[str, Family, dict[str, str | bytes]]]:
     """Name, family, and files: the vocabulary alone, each of the settings, and added tokens said in both ways."""
     for family in FAMILIES:
         vocabulary, size, settings = _vocabulary(family)
-        for name, said in ({"plain": {}} | settings).items():
+        for name, said in {"plain": {}, **settings}.items():
             files = {"tokenizer_config.json": json.dumps(said)} if said else {}
             yield f"{family.model_type}-{name}", family, _files(family, vocabulary, files)
         places = {token: size + place for place, token in enumerate(ADDED)}

@@ -91,18 +91,24 @@ def metadata(facts: CardFacts, choices: CardChoices) -> ModelCardData:
         library_name="densepack",
         pipeline_tag="question-answering",
         datasets=["squad"],
-        tags=["bert", "question-answering", "pruning", "block-movement-pruning"],
+        tags=[facts.checkpoint.family.model_type, "question-answering", "pruning", _method(facts)],
         model_name=choices.title if results else None,
         eval_results=results,
     )
+
+
+def _method(facts: CardFacts) -> str:
+    """How it was pruned: as the published models, unless its history says that `shrink` did it alone."""
+    commands = {stage["command"] for stage in facts.stages}
+    return "second-order-pruning" if "shrink" in commands and "prune" not in commands else "block-movement-pruning"
 
 
 def _introduction(facts: CardFacts, choices: CardChoices) -> str:
     structure = facts.inspection.structure
     heads = structure.heads_total - structure.heads_left
     text = (
-        f"BERT for extractive question answering, {structure.num_layers} layers of {structure.hidden_size}, pruned in "
-        f"blocks: {100 * structure.linear_density:.1f} % of the linear weights are left, {heads} of "
+        f"A {facts.checkpoint.family.architecture} of {structure.num_layers} layers of {structure.hidden_size}, "
+        f"pruned: {100 * structure.linear_density:.1f} % of the linear weights are left, {heads} of "
         f"{structure.heads_total} heads are gone. Packed dense it has {structure.parameters:,} of "
         f"{structure.dense().parameters:,} parameters."
     )
@@ -180,7 +186,7 @@ def _training(facts: CardFacts) -> str:
         rows.append(
             (
                 stage["command"],
-                f"{stage['steps']:,}",
+                f"{stage['steps']:,}" if stage.get("steps") else "",  # a cut takes none
                 f"{stage['questions']:,}",
                 "" if left is None else f"{100 * left:.1f} %",
                 "" if result.get("heads") is None else str(result["heads"]),

@@ -96,13 +96,21 @@ def test_a_card_says_what_was_measured(densepack: CommandLine, folder: Path, mea
         "densepack prune a b --teacher a\ndensepack fill b c --teacher a",
         "| prune | 30 | 64 | 40.0 % | 40 |",
         "| large | 50.0 % | 50 | 70.00 | 81.00 | 1.50 |\n| small | 20.0 % | 20 | 70.00 | 79.50 | 3.00 |",
-        "29.0 % of the linear weights are left, 39 of 72 heads are gone",
+        "26.0 % of the linear weights are left, 38 of 72 heads are gone",
         "learnt from the teacher `a`",
     ):
         assert said in card.content
     for picture in re.findall(r"\]\((\w+\.svg)\)", card.content):
         assert ElementTree.parse(folder / picture).getroot().tag == f"{SVG}svg"
     assert len(re.findall(r"\.svg", card.content)) == 4
+
+
+def test_a_card_names_the_method_that_pruned(densepack: CommandLine, folder: Path, default_checkpoint: Path) -> None:
+    shutil.copy(default_checkpoint / "training.json", folder / "training.json")  # a cut between two trainings
+    assert densepack("card", folder).code == 0
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.tags == ["bert", "question-answering", "pruning", "second-order-pruning"]
+    assert "| shrink |  | 87,575 | 26.0 % | 34 |" in card.content
 
 
 def test_a_card_without_measurements_is_shorter(densepack: CommandLine, folder: Path) -> None:
@@ -135,7 +143,7 @@ def test_pictures_hold_what_they_show(densepack: CommandLine, folder: Path) -> N
             rule = f'svg:has(.matrix-bar[data-matrix="{key}"]:hover) .matrix-detail[data-matrix="{key}"]'
             assert rule in (style.text or "")
     heads = "".join(ElementTree.parse(folder / "heads.svg").getroot().itertext())
-    assert "33 heads left, 39 of 72 removed" in heads
+    assert "34 heads left, 38 of 72 removed" in heads
     once = (folder / "density.svg").read_bytes()
     assert densepack("card", folder, "--overwrite").code == 0
     assert (folder / "density.svg").read_bytes() == once
