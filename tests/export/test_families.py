@@ -110,6 +110,7 @@ def inputs(bundle: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::densepack_runtime.bundle.UncheckedBundleWarning")
 @pytest.mark.parametrize(
     ("family", "pruned"), BUILT, ids=lambda of: getattr(of, "model_type", "pruned" if of else "dense")
 )
