@@ -55,8 +55,9 @@ def measured() -> str:
         ("the same in INT8", _times_as_fast("bench_packing", "openvino-int8")),
     ]
     told = (
-        f"\n{_hardware(result('bench_packing'))}, OpenVINO, 8 windows of 384 tokens. [docs/speed.md](docs/speed.md) "
-        "has every figure with its command."
+        f"\n{_hardware(result('bench_packing'))} (the embedded checkpoint on one with AVX2, the published shape on one "
+        "with AVX-512), OpenVINO, 8 windows of 384 tokens. [docs/speed.md](docs/speed.md) has every figure with its "
+        "command."
     )
     return table(("what", "figure"), rows) + "\n" + told
 
