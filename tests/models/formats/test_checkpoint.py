@@ -411,6 +411,6 @@ def test_another_architecture_name_with_exact_tensors_is_read(tmp_path: Path) ->
 def test_real_checkpoint(default_checkpoint: Path, default_tokenizer_json: str) -> None:
     checkpoint = load_checkpoint(default_checkpoint)
     assert checkpoint.source == "default"
-    assert [len(heads) for heads in checkpoint.heads] == [4, 6, 8, 7, 6, 2]
+    assert [len(heads) for heads in checkpoint.heads] == [2, 6, 8, 7, 7, 4]
     assert (checkpoint.head_ids, checkpoint.ffn_positions) == ("original", "original")
     assert checkpoint.tokenizer_json == default_tokenizer_json

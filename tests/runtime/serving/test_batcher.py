@@ -166,13 +166,16 @@ def test_no_window_waits_for_more_batches_than_windows_stood_before_it(gated: Ca
     one.ask(*map(short, range(8)))
     one.reached.acquire()
     [odd] = one.ask(Asked("Who?", "river " * 40, SpanRules()))
+    both = threading.Barrier(2)  # of the threads that tokenise: when they meet here, it is in line
+    for met in [one.batcher._tokenising.submit(both.wait, WAIT_S) for _ in range(both.parties)]:
+        met.result(WAIT_S)
     for number in count(100):
         one.ask(*map(short, range(number * 10, number * 10 + 10)))  # more than a batch takes
         one.allow(1)
         one.reached.acquire(timeout=WAIT_S)
+        one.batcher._ranking.submit(int).result(WAIT_S)
         if odd.done() or number == 120:
             break
-    one.batcher._ranking.submit(int).result(WAIT_S)
     assert odd.done()
     assert one.now <= 3
 
