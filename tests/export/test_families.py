@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForQuestionAnswering, RobertaConfi
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from densepack_models.families import FAMILIES
+from densepack_models.families.bert import BERT
 from densepack_models.families.distilbert import DISTILBERT
 from densepack_models.families.electra import ELECTRA
 from densepack_models.families.family import Family
@@ -53,8 +54,11 @@ def rungs(bundle: Path) -> dict[str, str]:
     return {rung["name"]: rung["status"] for rung in report["rungs"]}
 
 
-# Dense ones where the embeddings are of another kind.
-BUILT = [*((family, True) for family in FAMILIES), *((family, False) for family in (ROBERTA, DISTILBERT, ELECTRA))]
+# Dense ones where the arithmetic is another; XLM-R and CamemBERT have that of RoBERTa.
+BUILT = [
+    *((family, True) for family in FAMILIES),
+    *((family, False) for family in (BERT, ROBERTA, DISTILBERT, ELECTRA)),
+]
 
 
 def built(densepack: CommandLine, folder: Path, squad: Path, family: Family, **kind: Any) -> Path:
