@@ -13,8 +13,8 @@ from densepack_export.card import gather
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.question_answering.squad import read_squad, score_predictions
 
-# A tenth of the development set: EM of one question scatters by 45 points, that of 1,057 by 1.4.
-EVERY, SCATTER = 10, 3.5
+# A fifth of the development set: F1 of one question scatters by 37 points, that of 2,114 by 0.8.
+EVERY, SCATTER = 5, 2.5
 
 
 @pytest.fixture(scope="module")
