@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from densepack_models.formats.tokenizer import TOKENIZER_FILES
 from densepack_runtime.errors import CheckpointError
 from densepack_runtime.host.hub import Repository, Wanted, fetch
 
@@ -19,11 +20,7 @@ SMALL_FILES = (
     "config.json",
     "structure.json",
     "sparse_args.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
+    *TOKENIZER_FILES,
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
 )

@@ -58,6 +58,17 @@ _TOKEN_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 # No id of a token has more.
 _DIGITS = 9
 SENTENCEPIECE = "sentencepiece.bpe.model"
+# All that is read here, of whichever form a repository has.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    SENTENCEPIECE,
+)
 _ANY_CLASS = ""  # where nothing names one, the files decide
 
 

@@ -15,8 +15,10 @@ import pytest
 from huggingface_hub import errors
 
 from densepack_models.formats.checkpoint import load_checkpoint
+from densepack_models.formats.hub import locate_checkpoint
 from densepack_runtime.errors import CheckpointError
 from tests.models.formats.planted_checkpoints import Planted
+from tests.peers.old_repositories import repositories
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -65,6 +67,18 @@ def test_only_the_needed_files_are_fetched_at_one_commit(tmp_path: Path, monkeyp
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
     }
+
+
+def test_every_form_of_a_tokenizer_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "c"
+    folder.mkdir()
+    forms = {name for _, _, files in repositories() for name in files}
+    assert {"vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model"} <= forms
+    for name in forms:
+        (folder / name).touch()
+    hub = hub_with(folder, tmp_path, monkeypatch)
+    locate_checkpoint("organisation/model")
+    assert hub.fetched() == forms
 
 
 def test_pickles_are_fetched_where_there_is_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
