@@ -171,7 +171,6 @@ def edit_bundle(bundle: Bundle) -> Iterator[BundleDraft]:
     refuse_copy(bundle)
     with write_bundle(bundle.folder, bundle.manifest, overwrite=True) as draft:
         for name in bundle.manifest.files:
-            draft.path(name).parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(bundle.folder / name, draft.path(name))
         yield draft
         if Manifest.from_json(read_small(bundle.folder / MANIFEST_NAME)) != bundle.manifest:

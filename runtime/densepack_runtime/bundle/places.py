@@ -69,7 +69,6 @@ def _of_hub(repository: Repository) -> Path:
         fetch(at, [glob.escape(name) for name in manifest.files], WANTED)
         for name in manifest.files:
             if (folder / name).is_file():  # what is not is told with all other faults
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
                 link_or_copy((folder / name).resolve(), target / name)
         (target / MANIFEST_NAME).write_bytes(text)
 

@@ -112,7 +112,8 @@ def left_aside(path: Path) -> Path | None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """The same content under a second name; a copy where there can be no hard link."""
+    """The same content under a second name, in a folder that may be new; a copy where there can be no hard link."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         target.hardlink_to(source)
     except OSError as error:
