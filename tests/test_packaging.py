@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from tests.loopback_hub import Hub, running
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("densepack_export", "densepack_models", "densepack_runtime")
@@ -126,11 +129,26 @@ def test_wheel_answers_outside_the_checkout(
     code = "import importlib.util as u; print([n for n in ('torch', 'transformers', 'onnx') if u.find_spec(n)])"
     seen = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path)
     assert seen.stdout.strip() == "[]"
-    question = ["-q", "Who built the bridge?", "-c", "The bridge was built by Anna Berg in 1901."]
-    command = [str(python), "-m", "densepack_export.cli", "answer", str(default_bundle), *question]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "Anna Berg"
+    densepack = [str(python), "-m", "densepack_export.cli"]
+    packed = tmp_path / "bundle.tar"
+    subprocess.run([*densepack, "archive", str(default_bundle), str(packed)], check=True, timeout=120, cwd=tmp_path)
+    with running(Hub()) as hub:
+        hub.commit_folder("somebody/bundle", default_bundle)
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"), "PATH": os.environ["PATH"]}
+        for where in (str(default_bundle), str(packed), "somebody/bundle"):
+            lines = first_lines().replace('"bundle"', repr(where))
+            done = subprocess.run(
+                [python, "-c", lines], capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment
+            )
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.startswith("a Polish composer 0."), where
+    assert any("/resolve/" in asked for asked in hub.asked)
+
+
+def first_lines() -> str:
+    """The Python that the README shows first."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    return text.split("```python\n")[1].split("```")[0]
 
 
 def link_distribution(package: Distribution, site: Path) -> None:
