@@ -21,6 +21,7 @@ TrainingPrecision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda"]
 BadAnswers = Literal["drop", "refuse"]
 ShrinkPrecision = Literal["fp32", "bf16"]
+Refit = Literal["layerwise", "once"]
 Start = Literal["zero", "second-order", "fisher"]
 Preset = Literal["hybrid", "struct", "magnitude"]
 TEMPERATURE = 2.0
@@ -173,6 +174,10 @@ class ShrinkOptions:
     token_budget: int = option(4096, "Padded tokens in a batch at most.", least=16)
     max_length: int = option(384, "Tokens in a window at most.", least=16)
     doc_stride: int = option(128, "Tokens that neighbouring windows share.", least=0)
+    refit: Refit = option(
+        "layerwise",
+        "What stays is fitted to the dense model's inputs once, or to those that the cut layers before leave.",
+    )
     precision: ShrinkPrecision = option("fp32", "Of the model's matrix products while it is measured (autocast).")
     device: Device = option("auto", "Where to measure and to cut, in float64 either way.")
     save_every: int = option(50, "Batches, or steps of --recover, between two saves.", least=1, told=False)

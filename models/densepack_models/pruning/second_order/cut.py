@@ -106,6 +106,10 @@ class Surgeon:
         layers = zip(self.whole.layers, plan.layers, strict=True)
         return replace(self.whole, layers=tuple(_cut_layer(layer, stays) for layer, stays in layers))
 
+    def uncut(self, config: Mapping[str, Any]) -> PackedBertForQuestionAnswering:
+        """The packed module of the whole model, float32 on the CPU."""
+        return _module(self.whole, config, dict(self._tensors))
+
     def cut(self, plan: Plan, config: Mapping[str, Any]) -> PackedBertForQuestionAnswering:
         """The packed module, float32 on the CPU, of what stays, with its output projections fitted again."""
         tensors = dict(self._tensors)
@@ -114,8 +118,7 @@ class Surgeon:
                 if (name := f"layer.{index}.{part}.output") in self._removals:
                     tensors |= self._fitted(name, groups)
                     self._keep(tensors, index, self._kinds[part], groups)
-        with torch.random.fork_rng(devices=[]):
-            return module_from_tensors(self.structure(plan), config, tensors)
+        return _module(self.structure(plan), config, tensors)
 
     def _kept_removal(self, name: str, folder: Path) -> Removal:
         path = folder / f"{name}.json"
@@ -170,6 +173,13 @@ class Surgeon:
             whole = tensors.pop(name)
             if groups:
                 tensors[name] = whole.index_select(axis, places)
+
+
+def _module(
+    structure: Structure, config: Mapping[str, Any], tensors: dict[str, Tensor]
+) -> PackedBertForQuestionAnswering:
+    with torch.random.fork_rng(devices=[]):  # modules are born random, and a run must not depend on that
+        return module_from_tensors(structure, config, tensors)
 
 
 def _cut_layer(layer: LayerStructure, stays: LayerPlan) -> LayerStructure:

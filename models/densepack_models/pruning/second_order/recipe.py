@@ -19,15 +19,20 @@ from typing import Any
 from densepack_models.formats.checkpoint import Checkpoint
 from densepack_models.formats.json_files import read_json_object
 from densepack_models.formats.writer import LOG, RECORD, strangers_in
+from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_models.pruning.backward import DrawnSpans, Spans, answers
-from densepack_models.pruning.devices import chosen_device
+from densepack_models.pruning.batches import TrainingBatches
+from densepack_models.pruning.devices import AUTOCAST, chosen_device
 from densepack_models.pruning.options import ShrinkOptions
 from densepack_models.pruning.publishing import published, run_record, write_record
 from densepack_models.pruning.run_state import differences, settle_state
 from densepack_models.pruning.second_order.budgets import Goal, Prices, Timing, refuse_unreachable
 from densepack_models.pruning.second_order.calibration import batches_kept, calibration_windows, measured
 from densepack_models.pruning.second_order.cut import Plan, Surgeon
+from densepack_models.pruning.second_order.refitting import refit_layerwise
 from densepack_models.pruning.student import Student, plain_tensors, student_from_checkpoint
+from densepack_models.pruning.training_data import TrainingWindows
+from densepack_runtime.host.allocator import release_freed_memory
 from densepack_runtime.host.folders import refuse_new_folder
 from densepack_runtime.host.story import Story
 from densepack_runtime.question_answering.squad import SquadDataset
@@ -105,14 +110,17 @@ def shrink(
     chosen_device(options)
     student = student_from_checkpoint(start)
     record = _record(start, data, options, output)
-    targets = [_target(folder, goal, student.structure, record, output) for folder, goal in goals.items()]
+    targets = [
+        _target(folder, goal, student.structure, _told(record, goal, options), output) for folder, goal in goals.items()
+    ]
     if output.state is not None:
         batches = batches_kept(output.state)
         done = None if batches is None else f"batch {batches}"
         settle_state(output.state, record, "measurement", done, resume=output.resume)
     for note in start.notes:
         story.tell(note)
-    surgeon = _surgeon(start, student, data, options, output.state, story)
+    windows = calibration_windows(start, data, options, story)
+    surgeon = _surgeon(start, student, data, windows, options, output.state, story)
     planned = [_planned(surgeon, target) for target in targets]
     for each in planned:
         if (timing := each.timing) is not None:
@@ -120,7 +128,10 @@ def shrink(
                 f"{each.target.folder}: {timing.ms:.3g} ms, {timing.speedup:.3g} times as fast as the dense model"
             )
     family = {"family": [each.row(surgeon) for each in planned]} if len(planned) > 1 else {}
-    return [_write(start, surgeon, each, output, family) for each in planned]
+    return [
+        _write(start, each, _fitted(start, surgeon, each.plan, windows, options, story), output, family)
+        for each in planned
+    ]
 
 
 @dataclass(frozen=True)
@@ -156,20 +167,24 @@ class _Planned:
 
 def _target(folder: Path, goal: Goal, structure: Structure, record: dict[str, Any], output: Output) -> _Target:
     """Raises InputError for a goal that cannot be reached and for a folder that may not be replaced."""
-    told = record | {"budget": goal.as_dict()}
-    overwrite = output.overwrite or (output.resume and was_written(folder, told))
+    overwrite = output.overwrite or (output.resume and was_written(folder, record))
     refuse_new_folder(folder, strangers_in if overwrite else None)
     prices = goal.prices(structure)
     refuse_unreachable(structure, goal, prices)
-    return _Target(folder, goal, prices, told, overwrite)
+    return _Target(folder, goal, prices, record, overwrite)
 
 
 def _surgeon(
-    start: Checkpoint, student: Student, data: SquadDataset, options: ShrinkOptions, state: Path | None, story: Story
+    start: Checkpoint,
+    student: Student,
+    data: SquadDataset,
+    windows: TrainingWindows,
+    options: ShrinkOptions,
+    state: Path | None,
+    story: Story,
 ) -> Surgeon:
     """Measure the student on the data, and order what can go from it."""
     device = chosen_device(options)
-    windows = calibration_windows(start, data, options, story)
     spans: Spans = answers
     if data.is_test_set:
         story.tell("the data has no answers: the loss is that of spans drawn from what the model itself says")
@@ -181,11 +196,37 @@ def _surgeon(
         return Surgeon(student.structure, plain_tensors(student), statistics, advance, state)
 
 
+def _fitted(
+    start: Checkpoint, surgeon: Surgeon, plan: Plan, windows: TrainingWindows, options: ShrinkOptions, story: Story
+) -> PackedBertForQuestionAnswering:
+    """What stays, with its weights fitted for it."""
+    cut = surgeon.cut(plan, start.config)
+    if options.refit == "once":
+        return cut
+    device = chosen_device(options)
+    batches = TrainingBatches(windows, token_budget=options.token_budget, seed=options.seed)
+    release_freed_memory()  # there is room for all hidden states where measuring left holes
+    with story.bar("fitting what stays", len(cut.layer)) as advance:
+        refit_layerwise(
+            surgeon.uncut(start.config).to(device),
+            cut.to(device),
+            (batches[place] for place in range(len(batches))),
+            autocast=AUTOCAST[options.precision],
+            advance=advance,
+        )
+    return cut.cpu()
+
+
 def shrink_record(
     start: Checkpoint, data: SquadDataset, options: ShrinkOptions, output: Output, goal: Goal
 ) -> dict[str, Any]:
     """What a result depends on, as plain data."""
-    return _record(start, data, options, output) | {"budget": goal.as_dict()}
+    return _told(_record(start, data, options, output), goal, options)
+
+
+def _told(record: dict[str, Any], goal: Goal, options: ShrinkOptions) -> dict[str, Any]:
+    """The record of a measurement with what was done with it."""
+    return record | {"budget": goal.as_dict(), "refit": options.refit}
 
 
 def was_written(folder: Path, record: dict[str, Any], *, later: int = 0) -> bool:
@@ -218,20 +259,23 @@ def _planned(surgeon: Surgeon, target: _Target) -> _Planned:
 
 
 def _record(start: Checkpoint, data: SquadDataset, options: ShrinkOptions, output: Output) -> dict[str, Any]:
-    """What the result depends on, as plain data."""
+    """What the measurement depends on, as plain data."""
     return run_record("shrink", output.command_line, start, data, output.before) | {
         "spans": "drawn" if data.is_test_set else "answers",
         "questions": min(options.questions, len(data.questions)),
         "steps": 0,  # of training
-        "shrink": asdict(options),
+        "shrink": {name: value for name, value in asdict(options).items() if name != "refit"},
     }
 
 
 def _write(
-    start: Checkpoint, surgeon: Surgeon, planned: _Planned, output: Output, family: dict[str, Any]
+    start: Checkpoint,
+    planned: _Planned,
+    cut: PackedBertForQuestionAnswering,
+    output: Output,
+    family: dict[str, Any],
 ) -> ShrinkResult:
     target = planned.target
-    cut = surgeon.cut(planned.plan, start.config)
     with published(cut, target.folder, start, half=output.half, overwrite=target.overwrite) as written:
         structure = written.packed.structure
         result = ShrinkResult(
