@@ -228,10 +228,11 @@ def _trade_offs(facts: CardFacts) -> str:
             f"{point.exact_match:.2f}",
             f"{point.f1:.2f}",
             "" if point.speed_up is None else f"{point.speed_up:.2f}",
+            "" if point.questions is None else f"{point.questions:,}",
         )
         for point in facts.trade_offs
     ]
-    columns = ("", "linear weights left", "heads left", "EM", "F1", "times as fast")
+    columns = ("", "linear weights left", "heads left", "EM", "F1", "times as fast", "questions scored")
     return table(columns, rows) if rows else ""
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, NullFormatter
 
-from densepack_export.plots.drawing import REMOVED, SERIES, legend_beside, new_figure, svg_text, svg_tree
+from densepack_export.plots.drawing import GRID, REMOVED, SERIES, legend_beside, new_figure, svg_text, svg_tree
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,9 @@ _MARKERS = "osD^vP"
 
 @dataclass(frozen=True, slots=True)
 class TradeOff:
-    """One density of the trade-off: what is left, what it scores, and how many times as fast it is."""
+    """One density of the trade-off: what is left, what it scores on so many questions, and how many times as fast it
+    is.
+    """
 
     name: str
     linear_density: float
@@ -26,6 +29,7 @@ class TradeOff:
     exact_match: float
     f1: float
     speed_up: float | None
+    questions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +55,29 @@ class Growth:
     peak_mib: float | None
 
 
-def rate_plot(rates: Sequence[tuple[str, float]], ours: str, unit: str) -> str:
-    """A bar for each of (name, rate), the slowest first; those whose name begins with `ours` stand out."""
-    ordered = sorted(rates, key=lambda rate: rate[1])
-    with new_figure(720, 26 * len(ordered) + 60) as figure:
+def ratio_plot(ratios: Mapping[str, Mapping[str, float]], ours: str, axis: str) -> str:
+    """Bars of ratios, by what was measured and the host that it was measured on: one colour a host, and the names that
+    begin with `ours` stand out. The order is that of the first host that has a ratio, the slowest first.
+    """
+    hosts = list(dict.fromkeys(host for found in ratios.values() for host in found))
+    ordered = sorted(ratios, key=lambda name: next(iter(ratios[name].values())))
+    thick = 0.8 / len(hosts)
+    with new_figure(720, 20 * len(hosts) * len(ordered) + 80) as figure:
         axes = figure.subplots()
-        colours = [SERIES[0] if name.startswith(ours) else REMOVED for name, _ in ordered]
-        bars = axes.barh([name for name, _ in ordered], [rate for _, rate in ordered], color=colours, height=0.72)
-        axes.bar_label(bars, fmt="%.1f", padding=3)
-        axes.set(xlabel=unit)
+        for place, host in enumerate(hosts):
+            rows = [(row, name, ratios[name][host]) for row, name in enumerate(ordered) if host in ratios[name]]
+            bars = axes.barh(
+                [row + 0.4 - (place + 0.5) * thick for row, _, _ in rows],
+                [ratio for _, _, ratio in rows],
+                color=[SERIES[place] if name.startswith(ours) else (REMOVED, GRID)[place] for _, name, _ in rows],
+                height=0.92 * thick,
+            )
+            axes.bar_label(bars, fmt="%.1f", padding=3)
+        axes.set(xlabel=axis, yticks=range(len(ordered)), yticklabels=ordered)
         axes.margins(x=0.08)
         axes.grid(visible=False)
+        handles = [Patch(color=SERIES[place], label=host) for place, host in enumerate(hosts)]
+        axes.legend(handles=handles, loc="lower right", frameon=False)
         return svg_text(svg_tree(figure))
 
 
