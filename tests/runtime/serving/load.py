@@ -190,7 +190,8 @@ class _Client:
 
 
 async def ask_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bytes, bool]:
-    writer.write(b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    head = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: %d" % len(body)
+    writer.write(b"POST /v1/answer HTTP/1.1\r\n%b\r\n\r\n%b" % (head, body))
     await writer.drain()
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     [length] = re.findall(rb"content-length: (\d+)", head)

@@ -16,9 +16,10 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from densepack_runtime.backends import choose_backend
 from densepack_runtime.bundle import Bundle
@@ -28,8 +29,10 @@ from densepack_runtime.question_answering.question_answerer import QuestionAnswe
 from densepack_runtime.serving.grid import Grid
 from densepack_runtime.serving.sizing.batch_times import TIMES, KeptTimes
 from densepack_runtime.serving.sizing.simulation import Simulated, Simulation
+from tests.peers.provenance import provenance
 from tests.runtime.serving.load import BAD, CONNECTIONS, Outcome, Sent, Served, load, mixed, served
 
+KIND = "densepack load test"
 AS_IT_IS = "as it is"
 SERVERS = {
     "batches of one": "import densepack_runtime.serving.grid as grid; grid.FEW_ROWS, grid.MAX_BATCH = (1,), 1",
@@ -85,13 +88,102 @@ def lengths_of(requests: Sequence[Sent], answerer: QuestionAnswerer) -> list[lis
     return [[window.length for window in ours] for ours in windows if not isinstance(ours, InputError)]
 
 
-def row(name: str, outcome: Outcome, simulated: Simulated | None) -> tuple[str, ...]:
-    told = (name, f"{outcome.answered / outcome.whole_s:.1f}", f"{outcome.p50_ms:.0f}", f"{outcome.p99_ms:.0f}")
-    return (*told, str(outcome.statuses), *(() if simulated is None else _expected(simulated)))
+def fact(name: str, outcome: Outcome, simulated: Simulated | None = None) -> dict[str, Any]:
+    """One row of a table, and of the document."""
+    told = {"name": name, "per_second": outcome.answered / outcome.whole_s, "p50_ms": outcome.p50_ms}
+    told |= {"p99_ms": outcome.p99_ms, "statuses": outcome.statuses}
+    if simulated is not None:
+        told["expected"] = {
+            "per_second": simulated.rate,
+            "p50_ms": 1000 * simulated.p50_s,
+            "p99_ms": 1000 * simulated.p99_s,
+        }
+    return told
 
 
-def _expected(simulated: Simulated) -> tuple[str, ...]:
-    return f"{simulated.rate:.1f}", f"{1000 * simulated.p50_s:.0f}", f"{1000 * simulated.p99_s:.0f}"
+class Trial:
+    """The same requests for all servers, in turns, and then for ours as they come."""
+
+    def __init__(self, asked: argparse.Namespace) -> None:
+        self._asked, self._simulation = asked, simulation_of(asked)
+        with QuestionAnswerer.open(asked.bundle, backend=asked.backend, precision=asked.precision) as answerer:
+            start = time.perf_counter()
+            self._requests = mixed(answerer, asked.requests)
+            self.library = len(self._requests) / (time.perf_counter() - start)
+            self._lengths = lengths_of(self._requests, answerer)
+        self.memory_mib: list[float] = []
+        self.outcomes: list[Outcome] = []
+
+    def run(self) -> dict[str, Any]:
+        asked = self._asked
+        options = ("--backend", asked.backend, "--precision", asked.precision, "--timeout-s", "600")
+        with ExitStack() as opened:
+            servers = {
+                name: opened.enter_context(served(asked.bundle, *options, first=first))
+                for name, first in SERVERS.items()
+            }
+            rounds = [self._round(number, servers) for number in range(asked.rounds)]
+            ours = [one for turn in rounds for one in turn if one["name"] == AS_IT_IS]
+            most = statistics.median(one["per_second"] for one in ours)
+            as_they_come = [self._at(share, share * most, servers[AS_IT_IS]) for share in asked.shares]
+        return {
+            "kind": KIND,
+            "settings": {name: getattr(asked, name) for name in ("requests", "rounds", "backend", "precision")},
+            "connections": CONNECTIONS,
+            **provenance("densepack", "openvino", "onnxruntime"),
+            "library_per_second": self.library,
+            "runs": [one for turn in rounds for one in turn],
+            "as_they_come": as_they_come,
+            "memory_mib": self.memory_mib,
+        }
+
+    def _round(self, number: int, servers: Mapping[str, Served]) -> list[dict[str, Any]]:
+        facts = []
+        for name, server in servers.items():
+            self.outcomes.append(asyncio.run(load(server.port, self._requests)))
+            expected = None
+            if self._simulation is not None and name == AS_IT_IS:
+                expected = self._simulation.over_connections(self._lengths, CONNECTIONS)
+            facts.append({"round": number, **fact(name, self.outcomes[-1], expected)})
+            sys.stderr.write(f"{facts[-1]}\n")
+        self.memory_mib.append(resident_mib(servers[AS_IT_IS]))
+        return facts
+
+    def _at(self, share: float, rate: float, server: Served) -> dict[str, Any]:
+        self.outcomes.append(asyncio.run(load_at(server.port, self._requests, rate)))
+        self.memory_mib.append(resident_mib(server))
+        expected = None
+        if self._simulation is not None:
+            expected = self._simulation.at_rate(self._lengths, (1 - BAD) * rate)
+        told = {"share": share, "rate": rate, **fact(f"{share:g}x", self.outcomes[-1], expected)}
+        sys.stderr.write(f"{told}\n")
+        return told
+
+
+def show(document: dict[str, Any]) -> None:
+    """Medians of the rounds, then each rate, as tables."""
+    columns = ("", "questions/s", "p50 ms", "p99 ms", "statuses")
+    middle = [median_round([one for one in document["runs"] if one["name"] == name]) for name in SERVERS]
+    library = document["library_per_second"]
+    print_table(f"over {CONNECTIONS} connections; answer_many {library:.1f}/s", columns, list(map(_row, middle)))
+    print_table("as they come", columns, list(map(_row, document["as_they_come"])))
+    print(f"memory after each: {', '.join(f'{one:.0f}' for one in document['memory_mib'])} MiB")
+
+
+def median_round(facts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the rounds of one server, the one in the middle by speed."""
+    return sorted(facts, key=lambda one: float(one["per_second"]))[len(facts) // 2]
+
+
+def _row(told: dict[str, Any]) -> tuple[str, ...]:
+    expected = told.get("expected", {})
+
+    def cell(name: str, digits: int) -> str:
+        simulated = f" (expected {expected[name]:.{digits}f})" if expected else ""
+        return f"{told[name]:.{digits}f}{simulated}"
+
+    statuses = ", ".join(f"{count} x {status}" for status, count in sorted(told["statuses"].items()))
+    return told["name"], cell("per_second", 1), cell("p50_ms", 0), cell("p99_ms", 0), statuses
 
 
 def main() -> int:
@@ -99,54 +191,21 @@ def main() -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shares", type=float, nargs="*", default=SHARES, help="of what many connections get")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--times", type=Path)
+    parser.add_argument("--out", type=Path, help="one JSON document with every run")
     asked = parser.parse_args()
-    with QuestionAnswerer.open(asked.bundle, backend=asked.backend, precision=asked.precision) as answerer:
-        start = time.perf_counter()
-        requests = mixed(answerer, asked.requests)
-        library = len(requests) / (time.perf_counter() - start)
-        lengths = lengths_of(requests, answerer)
-    simulation = simulation_of(asked)
-    columns = ("", "questions/s", "p50 ms", "p99 ms", "statuses", *(("expected", "p50", "p99") if simulation else ()))
-    options = ("--backend", asked.backend, "--precision", asked.precision, "--timeout-s", "600")
-    rounds: dict[str, list[Outcome]] = {name: [] for name in SERVERS}
-    with ExitStack() as servers:
-        running = {
-            name: servers.enter_context(served(asked.bundle, *options, first=first)) for name, first in SERVERS.items()
-        }
-        ours, memory = running[AS_IT_IS], []
-        for _ in range(asked.rounds):
-            for name, server in running.items():
-                rounds[name].append(asyncio.run(load(server.port, requests)))
-            memory.append(resident_mib(ours))
-        most = statistics.median(one.answered / one.whole_s for one in rounds[AS_IT_IS])
-        at_rates = {share: asyncio.run(load_at(ours.port, requests, share * most)) for share in SHARES}
-        memory.append(resident_mib(ours))
-    expected = simulation.over_connections(lengths, CONNECTIONS) if simulation else None
-    print_table(
-        f"{len(requests)} requests over {CONNECTIONS} connections, {asked.rounds} rounds; answer_many {library:.1f}/s",
-        columns,
-        [row(name, _median(all_of), expected if name == AS_IT_IS else None) for name, all_of in rounds.items()],
-    )
-    print_table(
-        "as they come",
-        columns,
-        [
-            row(f"{share:g}x", one, simulation.at_rate(lengths, (1 - BAD) * share * most) if simulation else None)
-            for share, one in at_rates.items()
-        ],
-    )
-    print(f"memory after each round, and in the end: {', '.join(f'{one:.0f}' for one in memory)} MiB")
-    every = [*(one for all_of in rounds.values() for one in all_of), *at_rates.values()]
-    wrong = [text for one in every for text in one.wrong]
-    print(f"{sum(one.lost for one in every)} lost, {len(wrong)} different", *wrong[:3], sep="\n")
-    return int(bool(wrong) or any(one.lost for one in every))
-
-
-def _median(outcomes: Sequence[Outcome]) -> Outcome:
-    return sorted(outcomes, key=lambda one: one.whole_s)[len(outcomes) // 2]
+    trial = Trial(asked)
+    document = trial.run()
+    if asked.out is not None:
+        asked.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    show(document)
+    wrong = [text for one in trial.outcomes for text in one.wrong]
+    lost = sum(one.lost for one in trial.outcomes)
+    print(f"{lost} lost, {len(wrong)} different", *wrong[:3], sep="\n")
+    return int(bool(wrong or lost))
 
 
 if __name__ == "__main__":
