@@ -157,7 +157,7 @@ def _look(place: int) -> dict[str, Any]:
     """Colour and marker of the side at this place; both, for those who see no colours."""
     return {
         "color": SERIES[(0, 5, 2, 4, 1, 3)[place % len(SERIES)]],
-        "marker": _MARKERS[place % len(_MARKERS)],
+        "marker": _MARKERS[(place + place // len(SERIES)) % len(_MARKERS)],
         "markersize": 5,
         "linewidth": 1.5,
     }
