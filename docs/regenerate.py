@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from densepack_export.card.text import table
-from densepack_export.plots.speed import rate_plot
+from densepack_export.plots.speed import ratio_plot
 from densepack_export.report.facts import Benchmark
 from densepack_export.report.speed import growth_picture
 from densepack_runtime.benchmark.tables import growth_table, latency_table, ratio_table, squad_table
@@ -27,6 +27,8 @@ DOCS = REPOSITORY / "docs"
 PEERS = REPOSITORY / "tests" / "peers"
 RESULTS = PEERS / "results"
 FAULTS = REPOSITORY / "tests" / "faults" / "results.json"
+EXTRAS = REPOSITORY / "tests" / "extras.json"
+OUR_SERVER = "`densepack serve`"
 
 
 def result(name: str) -> dict[str, Any]:
@@ -88,9 +90,9 @@ def recorded() -> str:
     return "\n".join(f"- **{row['what']}**: {row['result']} (`{row['command']}`)." for row in rows)
 
 
-def peers() -> str:
+def peers(name: str = "peers") -> str:
     """The side by side of `make peers`."""
-    document = result("peers")
+    document = result(name)
     settings = document["settings"]
     theirs, ours = _versions(document, own=False), _versions(document, own=True)
     versions = [(name, theirs.get(name, ""), ours.get(name, "")) for name in sorted({**theirs, **ours})]
@@ -116,6 +118,8 @@ RIVALS = {
     "transformers 4.57 pipeline, pruned as stored": "transformers 4.57 pipeline, the pruned model",
     "the same, packed by nn_pruning": "transformers 4.57 pipeline, packed by nn_pruning",
 }
+# The kinds of processor that everything ran on, by its results.
+HOSTS = {"peers": "AVX-512 with VNNI and BF16", "peers_avx2": "AVX2"}
 # What the README's table has of them; the picture has all.
 SHOWN = (
     FIRST_RIVAL,
@@ -126,10 +130,10 @@ SHOWN = (
 )
 
 
-def _rates() -> dict[str, float]:
+def _rates(name: str = "peers") -> dict[str, float]:
     """Questions a second of each, with the allocator that a process has by default; medians of the rounds."""
     rates: dict[str, list[float]] = {}
-    for run in result("peers")["runs"]:
+    for run in result(name)["runs"]:
         if run["allocator"] == "default":
             rates.setdefault(run["name"], []).append(run["questions"] / run["seconds"])
     return {name: statistics.median(found) for name, found in rates.items()}
@@ -150,13 +154,14 @@ def against() -> str:
 
 
 def against_bars() -> str:
-    """The same as a picture."""
-    rates = _rates()
-    ours = {
-        name: name.replace("densepack, dense", "densepack, the dense model") for name in rates if "densepack" in name
-    }
-    names = {**RIVALS, **ours}
-    return rate_plot([(told, rates[name]) for name, told in names.items()], "densepack", "questions a second")
+    """The same as a picture, on both kinds of processor, as ratios to the first."""
+    ratios: dict[str, dict[str, float]] = {}
+    for document, host in HOSTS.items():
+        rates = _rates(document)
+        ours = {name: name.replace("dense,", "the dense model,") for name in rates if name.startswith("densepack")}
+        for name, told in (RIVALS | ours).items():
+            ratios.setdefault(told, {})[host] = rates[name] / rates[FIRST_RIVAL]
+    return ratio_plot(ratios, "densepack", "questions a second, as multiples of the last one's")
 
 
 def latency(name: str) -> str:
@@ -218,6 +223,55 @@ def faults() -> str:
     return table(("kind", "how it ended", "tries"), rows)
 
 
+def servers() -> str:
+    """Ours beside other servers."""
+    document = result("servers")
+    runs = document["runs"]
+    ours = _by_round(runs, OUR_SERVER)
+    rows = []
+    for name in dict.fromkeys(run["name"] for run in runs):
+        theirs = _by_round(runs, name)
+        ratios = [ours[number]["per_second"] / theirs[number]["per_second"] for number in ours]
+        middle = median_round(list(theirs.values()))
+        rates = (f"{middle['per_second']:.2f}", f"{middle['p50_ms'] / 1000:.1f}", f"{middle['p99_ms'] / 1000:.1f}")
+        rows.append((name, *rates, "" if name == OUR_SERVER else f"{statistics.median(ratios):.1f}"))
+    settings = document["settings"]
+    told = (
+        f"The published shape, {settings['requests']} requests over {settings['connections']} connections, "
+        f"{'one round' if len(ours) == 1 else f'{len(ours)} interleaved rounds'}; {_hardware(document)}."
+    )
+    return table(("server", "questions/s", "p50 s", "p99 s", "ours beside it"), rows) + "\n\n" + told
+
+
+def median_round(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return sorted(runs, key=lambda run: float(run["per_second"]))[len(runs) // 2]
+
+
+def _by_round(runs: list[dict[str, Any]], name: str) -> dict[int, dict[str, Any]]:
+    return {run["round"]: run for run in runs if run["name"] == name}
+
+
+def extras() -> str:
+    """What each extra brings, alone in an environment, by Python."""
+    document = json.loads(EXTRAS.read_text(encoding="utf-8"))
+    pythons = sorted({python for ours in document.values() for python in ours})
+    rows = [
+        (
+            f"`{name.partition(',')[0]}`" if not name.startswith("nothing") else "none",
+            name.rpartition(" ")[2],
+            *(_installation(ours.get(python)) for python in pythons),
+        )
+        for name, ours in document.items()
+    ]
+    return table(("extra", "from", *(f"Python {python}" for python in pythons)), rows)
+
+
+def _installation(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "not tried"
+    return "not to be had" if "failed" in found else f"{found['packages']} packages, {found['mb']:,.0f} MB"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "claim": claim,
     "measured": measured,
@@ -227,6 +281,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "movement packing": lambda: latency("bench_movement"),
     "against": against,
     "peers": peers,
+    "peers avx2": lambda: peers("peers_avx2"),
     "packing": lambda: latency("bench_packing"),
     "backends": lambda: latency("bench_backends"),
     "precisions": lambda: latency("bench_precisions"),
@@ -236,6 +291,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "growth": growth,
     "tried": tried,
     "faults": faults,
+    "servers": servers,
+    "extras": extras,
 }
 PICTURES: dict[str, Callable[[], str]] = {"against.svg": against_bars, "growth.svg": growth_curves}
 

@@ -25,6 +25,8 @@ from typing import Any
 
 from provenance import provenance
 
+from densepack_runtime.sessions.openvino_session import openvino_precisions
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 KIND = "densepack peers"
@@ -35,13 +37,16 @@ SETTLE_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A name in the table, the script that runs it and its options; `peer` takes the peers' environment."""
+    """A name in the table, the script that runs it and its options; `peer` takes the peers' environment, `precision` is
+    one that not every processor multiplies.
+    """
 
     name: str
     script: str
     model: str
     options: tuple[str, ...] = ()
     peer: bool = True
+    precision: str = "fp32"
 
 
 PACKED = "packed.bundle"
@@ -55,8 +60,8 @@ CONTESTANTS = (
     Contestant("densepack, dense, FP32", "speed_densepack.py", "dense.bundle", peer=False),
     Contestant("densepack, ONNX Runtime, FP32", "speed_densepack.py", PACKED, ("--backend", "onnxruntime"), peer=False),
     Contestant(OURS, "speed_densepack.py", PACKED, peer=False),
-    Contestant("densepack, BF16", "speed_densepack.py", PACKED, ("--precision", "bf16"), peer=False),
-    Contestant("densepack, INT8", "speed_densepack.py", PACKED, ("--precision", "int8"), peer=False),
+    Contestant("densepack, BF16", "speed_densepack.py", PACKED, ("--precision", "bf16"), False, "bf16"),
+    Contestant("densepack, INT8", "speed_densepack.py", PACKED, ("--precision", "int8"), False, "int8"),
 )
 
 
@@ -67,12 +72,15 @@ QUICK = tuple({contestant.script: contestant for contestant in reversed(CONTESTA
 def main() -> None:
     options = _options()
     document = _document(options)
+    able = [contestant for contestant in CONTESTANTS if contestant.precision in ("fp32", *openvino_precisions())]
+    for left_out in set(CONTESTANTS) - set(able):
+        sys.stderr.write(f"this processor does not multiply in {left_out.precision}: {left_out.name} is left out\n")
     for allocator in ("default",) if options.quick else options.allocators.split(","):
         library = None if allocator == "default" else ctypes.util.find_library(f"{allocator}_minimal")
         if allocator != "default" and library is None:
             sys.stderr.write(f"{allocator} is not installed: left out\n")
             continue
-        for round_number, contestant in _turns(options.rounds, QUICK if options.quick else CONTESTANTS):
+        for round_number, contestant in _turns(options.rounds, QUICK if options.quick else able):
             if any(_key(done) == (allocator, round_number, contestant.name) for done in document["runs"]):
                 continue
             sys.stderr.write(f"{allocator}, round {round_number + 1}: {contestant.name} …\n")

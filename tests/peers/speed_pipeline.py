@@ -16,6 +16,16 @@ from transformers import pipeline
 from densepack_runtime.question_answering.squad import SquadDataset
 
 
+def load_pipeline(model: str, *, nn_pruning: bool) -> Any:
+    answer = pipeline("question-answering", model=model, tokenizer=model)
+    if nn_pruning:
+        from nn_pruning.inference_model_patcher import optimize_model
+
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for every matrix
+            answer.model = optimize_model(answer.model, "dense")
+    return answer
+
+
 def answers(answer: Any, dataset: SquadDataset) -> dict[str, str]:
     asked = [{"question": question.question, "context": question.context} for question in dataset.questions]
     found = answer(asked)
@@ -30,12 +40,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     def load() -> Predict:
-        answer = pipeline("question-answering", model=options.model, tokenizer=options.model)
-        if options.nn_pruning:
-            from nn_pruning.inference_model_patcher import optimize_model
-
-            with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for every matrix
-                answer.model = optimize_model(answer.model, "dense")
+        answer = load_pipeline(options.model, nn_pruning=options.nn_pruning)
         return lambda dataset: answers(answer, dataset)
 
     run(options, load)
