@@ -19,39 +19,29 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from compare import REPOSITORY, SETTLE_SECONDS
+from compare import PACKED, REPOSITORY, SETTLE_SECONDS, Contestant
 from provenance import provenance
 from tests.runtime.serving.load import CONNECTIONS, Outcome, Sent, load, mixed, served
+from tests.runtime.serving.loads import fact
 
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 
 KIND = "densepack servers"
 HERE = Path(__file__).resolve().parent
-PACKED = "packed.bundle"
 OURS = "`densepack serve`"
 WARM_UP = 16
 START_S, ASK_AGAIN_S = 120.0, 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A name in the table, the script that serves and its options."""
-
-    name: str
-    script: str
-    model: str
-    options: tuple[str, ...] = ()
-
-
 PEERS = (
-    Peer("FastAPI, transformers 4.57 pipeline", "serve_pipeline.py", "stored"),
-    Peer("the same, packed by nn_pruning", "serve_pipeline.py", "stored", ("--nn-pruning",)),
-    Peer("LitServe, our session, batches of up to 16", "serve_litserve.py", PACKED),
+    Contestant("FastAPI, transformers 4.57 pipeline", "serve_pipeline.py", "stored"),
+    Contestant("the same, packed by nn_pruning", "serve_pipeline.py", "stored", ("--nn-pruning",)),
+    Contestant("LitServe, our session, batches of up to 16", "serve_litserve.py", PACKED),
 )
 
 
@@ -85,7 +75,7 @@ def _wait_for_answer(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def running(peer: Peer | None, options: argparse.Namespace) -> Iterator[int]:
+def running(peer: Contestant | None, options: argparse.Namespace) -> Iterator[int]:
     """The port of a peer, or of `densepack serve`."""
     threads = ("--threads", str(options.threads))
     if peer is None:
@@ -99,7 +89,7 @@ def running(peer: Peer | None, options: argparse.Namespace) -> Iterator[int]:
         yield port
 
 
-def measured(peer: Peer | None, requests: Sequence[Sent], options: argparse.Namespace) -> Outcome:
+def measured(peer: Contestant | None, requests: Sequence[Sent], options: argparse.Namespace) -> Outcome:
     time.sleep(SETTLE_SECONDS)
     with running(peer, options) as port:
         asyncio.run(load(port, requests[:WARM_UP]))
@@ -116,7 +106,7 @@ def main() -> int:
     for number in range(options.rounds):
         for peer in (*PEERS, None):
             outcome = measured(peer, unjudged if peer else requests, options)
-            run = {"round": number, "name": peer.name if peer else OURS, **_facts(outcome)}
+            run = {"round": number, **fact(peer.name if peer else OURS, outcome)}
             sys.stderr.write(f"{run}\n")
             runs.append(run)
             failed |= bool(outcome.wrong or outcome.lost or outcome.refused)
@@ -127,11 +117,6 @@ def main() -> int:
     for name in dict.fromkeys(run["name"] for run in runs):
         print(f"{name}: {median(run['per_second'] for run in runs if run['name'] == name):.2f} questions/s")
     return int(failed)
-
-
-def _facts(outcome: Outcome) -> dict[str, Any]:
-    rate = outcome.answered / outcome.whole_s
-    return {"per_second": rate, "p50_ms": outcome.p50_ms, "p99_ms": outcome.p99_ms, "statuses": outcome.statuses}
 
 
 def _options() -> argparse.Namespace:

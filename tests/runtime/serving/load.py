@@ -189,9 +189,14 @@ class _Client:
         return True
 
 
-async def ask_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bytes, bool]:
+def request_of(body: bytes) -> bytes:
+    """What goes over a connection that asks."""
     head = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: %d" % len(body)
-    writer.write(b"POST /v1/answer HTTP/1.1\r\n%b\r\n\r\n%b" % (head, body))
+    return b"POST /v1/answer HTTP/1.1\r\n%b\r\n\r\n%b" % (head, body)
+
+
+async def ask_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bytes, bool]:
+    writer.write(request_of(body))
     await writer.drain()
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     [length] = re.findall(rb"content-length: (\d+)", head)

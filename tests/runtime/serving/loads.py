@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -137,13 +138,18 @@ class Trial:
             "memory_mib": self.memory_mib,
         }
 
+    @cached_property
+    def _expected(self) -> Simulated | None:
+        """Of the server as it is, over many connections; the same in every round."""
+        if self._simulation is None:
+            return None
+        return self._simulation.over_connections(self._lengths, CONNECTIONS)
+
     def _round(self, number: int, servers: Mapping[str, Served]) -> list[dict[str, Any]]:
         facts = []
         for name, server in servers.items():
             self.outcomes.append(asyncio.run(load(server.port, self._requests)))
-            expected = None
-            if self._simulation is not None and name == AS_IT_IS:
-                expected = self._simulation.over_connections(self._lengths, CONNECTIONS)
+            expected = self._expected if name == AS_IT_IS else None
             facts.append({"round": number, **fact(name, self.outcomes[-1], expected)})
             sys.stderr.write(f"{facts[-1]}\n")
         self.memory_mib.append(resident_mib(servers[AS_IT_IS]))

@@ -22,7 +22,7 @@ from typing import Any
 
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from tests.peers.provenance import provenance
-from tests.runtime.serving.load import Outcome, Sent, load, mixed, served
+from tests.runtime.serving.load import Outcome, Sent, load, mixed, request_of, served
 from tests.runtime.serving.loads import resident_mib
 
 KIND = "densepack soak"
@@ -37,9 +37,7 @@ LEAST_MINUTES = 10
 async def hang_up(port: int, sent: Sent) -> None:
     """Ask, and leave before the answer."""
     _, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(
-        b"POST /v1/answer HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(sent.body) + sent.body
-    )
+    writer.write(request_of(sent.body))
     await writer.drain()
     writer.close()
 
