@@ -19,6 +19,7 @@ __all__ = ["browser", "tensorrt_bindings", "true_api"]  # fixtures
 
 BUNDLE_QUESTIONS = 8
 REPOSITORY = Path(__file__).resolve().parents[1]
+TINY_BUNDLE = REPOSITORY / "tests" / "last_version" / "bundle"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

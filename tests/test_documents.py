@@ -16,7 +16,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from densepack_runtime.question_answering.squad import sample_squad_path
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, TINY_BUNDLE
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +146,23 @@ def test_a_stage_inside_another_stops_its_clock(regenerate: ModuleType, monkeypa
     stages.timed("score", takes)(7)
     stages.tick()
     assert stages.seconds == {profile.REST: 100, "batch": 3, "model": 30, "score": 7}
+
+
+@pytest.mark.parametrize(
+    ("script", "asked", "row"),
+    [
+        ("profile_eval", [sample_squad_path(), "--questions", "3"], "| model |"),
+        ("profile_kernels", ["--batch", "2", "--length", "16"], "| FullyConnected |"),
+    ],
+)
+def test_profiles_run(script: str, asked: list[Any], row: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install 'densepack[openvino]'")
+    options = [*map(str, asked), "--precisions", "fp32", "--rounds", "1", "--threads", "1", "--out", "profile.json"]
+    command = [sys.executable, str(REPOSITORY / "tests" / "peers" / f"{script}.py"), str(TINY_BUNDLE), *options]
+    given = {**os.environ, "DENSEPACK_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=120, check=True)
+    assert row in done.stdout
+    assert json.loads((tmp_path / "profile.json").read_text(encoding="utf-8"))["settings"]["rounds"] == 1
 
 
 def test_small_kernels_are_told_together(regenerate: ModuleType) -> None:

@@ -25,12 +25,12 @@ from unittest.mock import patch
 from provenance import provenance
 from speed_clock import WARM_UP_QUESTIONS
 
+from densepack_runtime.errors import InputError
 from densepack_runtime.host.allocator import keep_freed_memory
-from densepack_runtime.question_answering import question_answerer
-from densepack_runtime.question_answering.answers import QuestionSpans
+from densepack_runtime.question_answering import pools
+from densepack_runtime.question_answering.answers import Answer
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
-from densepack_runtime.question_answering.squad import SquadScore, read_squad, score_predictions
-from densepack_runtime.question_answering.windows import Windower
+from densepack_runtime.question_answering.squad import SquadDataset, SquadScore, read_squad, score_predictions
 
 KIND = "densepack eval profile"
 REST = "everything else"
@@ -82,19 +82,6 @@ class Stages:
         return iterated
 
 
-class Inline:
-    """Stands in for `Ahead`: what is asked for is computed when it is asked for, by who asks."""
-
-    def __init__(self, worker: object, source: Iterator[Any]) -> None:
-        self._source = source
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._source
-
-    def close(self) -> None:
-        """Nothing runs ahead."""
-
-
 def shipped(answerer: QuestionAnswerer, squad: Path, questions: int) -> tuple[float, SquadScore]:
     """Seconds from the file to EM and F1, and the score."""
     start = time.perf_counter()
@@ -107,23 +94,27 @@ def staged(answerer: QuestionAnswerer, squad: Path, questions: int) -> tuple[dic
     """Seconds by stage in one thread, and the score."""
     stages = Stages()
     with (
-        patch.object(question_answerer, "Ahead", Inline),
-        patch.object(Windower, "windows_or_errors", stages.iterated("tokenise", Windower.windows_or_errors)),
-        patch.object(
-            question_answerer,
-            "length_sorted_batches",
-            stages.iterated("batch", question_answerer.length_sorted_batches),
-        ),
+        patch.object(pools, "length_sorted_batches", stages.iterated("batch", pools.length_sorted_batches)),
         patch.object(answerer.session, "run_many", stages.iterated("model", answerer.session.run_many)),
-        patch.object(question_answerer, "span_candidates", stages.timed("spans", question_answerer.span_candidates)),
-        patch.object(QuestionSpans, "add", stages.timed("spans", QuestionSpans.add)),
-        patch.object(QuestionSpans, "ranked", stages.timed("spans", QuestionSpans.ranked)),
     ):
         dataset = stages.timed("read", read_squad)(squad, limit=questions)
-        predictions = answerer.predict(dataset)
+        texts = [answers[0].text for answers in one_after_the_other(answerer, dataset, stages)]
+        predictions = {question.id: text for question, text in zip(dataset.questions, texts, strict=True)}
         score = stages.timed("score", score_predictions)(dataset, predictions)
     stages.tick()
     return dict(stages.seconds), score
+
+
+def one_after_the_other(answerer: QuestionAnswerer, dataset: SquadDataset, stages: Stages) -> Iterator[list[Answer]]:
+    """The answers to every question, best first: each pool is tokenised, run and ranked before the next."""
+    rules = answerer.rules.for_dataset(allows_no_answer=dataset.allows_no_answer)
+    pairs = [(question.question, question.context) for question in dataset.questions]
+    for pool in stages.iterated("tokenise", pools.pools_of)(pairs, answerer.windower):
+        assert pool is not None  # what ends the questions ends the stage
+        computed = pools.run_pool(pool, answerer.session, answerer.batching, answerer.windower.pad_id)
+        for answers in stages.iterated("spans", pools.ranked)(pool, computed, rules):
+            assert not isinstance(answers, InputError), answers
+            yield answers
 
 
 def main() -> None:

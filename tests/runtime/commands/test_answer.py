@@ -19,10 +19,9 @@ from densepack_runtime.backends import BACKENDS, Backend
 from densepack_runtime.sessions.fake_session import FakeSession
 from densepack_runtime.sessions.session import Batch, Logits
 from tests.command_line import CommandLine
-from tests.conftest import REPOSITORY
+from tests.conftest import TINY_BUNDLE
 from tests.processes import wait_until
 
-TINY_BUNDLE = REPOSITORY / "tests" / "last_version" / "bundle"
 SECONDS = 60
 
 

@@ -18,9 +18,8 @@ import pytest
 from densepack_runtime.question_answering.answers import SpanRules
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from tests.command_line import CommandLine, Outcome
-from tests.conftest import REPOSITORY
+from tests.conftest import TINY_BUNDLE
 
-TINY_BUNDLE = REPOSITORY / "tests" / "last_version" / "bundle"
 SETTINGS = ("--backend", "onnxruntime", "--threads", "1")
 SECONDS = 60
 PARTS = 100

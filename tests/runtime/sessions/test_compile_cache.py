@@ -13,9 +13,8 @@ import pytest
 
 from densepack_runtime.sessions.compile_cache import KeptFile, KeptFolder
 from tests.command_line import CommandLine
-from tests.conftest import REPOSITORY
+from tests.conftest import TINY_BUNDLE
 
-TINY_BUNDLE = REPOSITORY / "tests" / "last_version" / "bundle"
 QUESTION = {"question": "who saw the dog ?", "context": "the old man saw the dog ."}
 WORKERS = 8
 SECONDS = 120

@@ -22,8 +22,9 @@ from densepack_runtime.serving.corpora.formats import Part
 from densepack_runtime.serving.corpora.plan import Task
 from densepack_runtime.serving.corpora.workers import _answer_all
 from tests.command_line import CommandLine
+from tests.conftest import TINY_BUNDLE
 from tests.processes import command_line, descendants, listening, wait_until
-from tests.runtime.commands.test_batch import TINY_BUNDLE, contents, lines_in, write_lines
+from tests.runtime.commands.test_batch import contents, lines_in, write_lines
 
 SECONDS = 120.0
 # Ray's agents look after the processes above them only so often.
