@@ -95,7 +95,7 @@ class Simulation:
                 _, number = heappop(ready)
                 line.enter(number, [_Window(length) for length in questions[number]])
             taken, length = line.take()
-            seconds = self._times.seconds(len(taken), length)
+            seconds = self._times.seconds(len(taken), length, len(outcome.shapes))
             now += seconds
             outcome.busy_s += seconds
             outcome.shapes.append((len(taken), length))

@@ -16,21 +16,20 @@ from tests.runtime.serving.test_batcher import LONGEST, Gated, document, short
 
 GRID = Grid.of(Batching(few_shapes=True), LONGEST)
 # A batch takes 10 ms and a microsecond for each padded token.
-TIMES = BatchTimes(
-    tuple(ShapeTime(rows, length, 0.01 + 1e-6 * rows * length) for rows, length in GRID.shapes()), 1.0, 0.0, 0.0
-)
+TIMES = BatchTimes(tuple(ShapeTime(rows, length, 0.01 + 1e-6 * rows * length) for rows, length in GRID.shapes()))
 
 
 def test_times_are_interpolated() -> None:
     for rows, length in [(1, 48), (64, 32), (5, 32), (7, 40), (10, 48)]:
         assert TIMES.alone(rows, length) == pytest.approx(0.01 + 1e-6 * rows * length)
     assert TIMES.alone(64, 48) == pytest.approx(TIMES.alone(32, 48) * 64 / 32)  # it is over the budget there
-    around = BatchTimes(TIMES.shapes, stretch=1.5, between_s=0.002, around_s=0.0)
-    assert around.seconds(2, 32) == pytest.approx(1.5 * TIMES.alone(2, 32) + 0.002)
+    served = BatchTimes(TIMES.shapes, extras=(0.001, 0.003), between_s=0.002)
+    found = [served.seconds(2, 32, number) - TIMES.alone(2, 32) for number in range(4)]
+    assert found == pytest.approx([2 * 0.001 + 0.002, 2 * 0.003 + 0.002] * 2)
 
 
 def test_a_question_alone_takes_what_a_batch_and_the_server_take() -> None:
-    times = BatchTimes(TIMES.shapes, stretch=1.0, between_s=0.001, around_s=0.005)
+    times = BatchTimes(TIMES.shapes, between_s=0.001, around_s=0.005)
     found = Simulation(GRID, times).over_connections([[32]] * 50, 1)
     each = 0.005 + 0.001 + TIMES.alone(1, 32)
     assert found.seconds == pytest.approx([each] * 50)
