@@ -6,7 +6,8 @@
 
 The windows of one question stand apart: its k-th as if it were the first of a question that came k questions later. So
 a long document shares the model with what comes after it, and no window waits for more batches than windows stood
-before it. The next batch is the first window with those of the first 64 that are most like it in length.
+before it. The next batch is the first window with those behind it that are most like it in length, from as many as make
+REACH batches.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from typing import Generic, Protocol, TypeVar
 
 from densepack_runtime.serving.grid import Grid
 from densepack_runtime.sessions.batching import MAX_BATCH
+
+# In token budgets: how much of the line a batch is chosen from. Further back there is little to win, and who is passed
+# by waits longer.
+REACH = 2.0
 
 
 class _HasLength(Protocol):
@@ -54,11 +59,20 @@ class Line(Generic[Waiting]):
 
     def take(self) -> tuple[list[tuple[int, Waiting]], int]:
         """The windows to run next with the numbers of their questions, and the length to pad them to."""
-        first = list(islice(self._pop_waiting(), MAX_BATCH))
+        first = list(self._pop_first())
         chosen, length = self._grid.next_batch([self._windows[number][place].length for place, number in first])
         for index in set(range(len(first))) - set(chosen):
             heappush(self._places, first[index])
         return [(number, self._remove(number, place)) for place, number in (first[index] for index in chosen)], length
+
+    def _pop_first(self) -> Iterator[tuple[int, int]]:
+        """Places and numbers of those from which the next batch is chosen."""
+        left = REACH * self._grid.token_budget
+        for place, number in islice(self._pop_waiting(), MAX_BATCH):
+            yield place, number
+            left -= self._windows[number][place].length
+            if left <= 0:
+                return
 
     def _pop_waiting(self) -> Iterator[tuple[int, int]]:
         while self._places:

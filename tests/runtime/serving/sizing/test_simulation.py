@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 
 import pytest
 
 from densepack_runtime.question_answering.windows import Windower
+from densepack_runtime.serving import line
 from densepack_runtime.serving.grid import Grid
+from densepack_runtime.serving.line import REACH
 from densepack_runtime.serving.sizing.batch_times import BatchTimes, ShapeTime
 from densepack_runtime.serving.sizing.simulation import Simulation
 from densepack_runtime.sessions.batching import Batching
@@ -42,6 +46,20 @@ def test_many_at_once_share_batches() -> None:
     assert found.shapes == [(64, 32)] * 2
     assert found.whole_s == pytest.approx(2 * TIMES.alone(64, 32))
     assert found.p99_s == pytest.approx(found.whole_s)
+
+
+@pytest.mark.parametrize(("reach", "keeps"), [(REACH, True), (1e9, False)])
+def test_batches_make_hardly_anybody_wait_longer(reach: float, keeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many lengths over many connections, beside batches of one; those who may be passed by anybody do wait."""
+    grid, chance = Grid.of(Batching(few_shapes=True), 384), random.Random(2)
+    times = BatchTimes(
+        tuple(ShapeTime(*shape, 0.001 + 5e-5 * math.prod(shape)) for shape in grid.shapes()), between_s=0.001
+    )
+    questions = [[chance.choice((30, 70, 150, 150, 170, 190, 380))] for _ in range(1500)]
+    monkeypatch.setattr(line, "REACH", reach)
+    ones, ours = (Simulation(one, times).over_connections(questions, 64) for one in (replace(grid, rows=(1,)), grid))
+    assert ours.rate > 1.1 * ones.rate
+    assert (ours.p99_s < 1.15 * ones.p99_s) is keeps
 
 
 def test_what_comes_slowly_waits_for_nobody() -> None:
