@@ -47,8 +47,8 @@ site: setup      ## the documents as a site in build/site, every link checked
 peers: setup     ## densepack beside transformers 4.57, nn_pruning, optimum-onnx, PyTorch [SQUAD= QUESTIONS= ROUNDS= SHAPE= OUT=]
 	$(MAKE) -C tests/peers speed PYTHON=$(PYTHON) OURS=$(abspath $(BIN))/python
 
-load-test: setup $(if $(BUNDLE),,demo)  ## `densepack serve` under load beside batches of one; answers compared with the library [BUNDLE= REQUESTS=]
-	$(BIN)/python -m tests.runtime.serving.loads $(or $(BUNDLE),demo/bundle) --requests $(or $(REQUESTS),2000)
+load-test: setup $(if $(BUNDLE),,demo)  ## `densepack serve` under load beside batches of one; answers compared with the library [BUNDLE= SQUAD= REQUESTS= TIMES=]
+	$(BIN)/python -m tests.runtime.serving.loads $(or $(BUNDLE),demo/bundle) $(addprefix --squad ,$(or $(SQUAD),$(wildcard ../shared/data/squad/dev-v1.1.json))) --requests $(or $(REQUESTS),2000) $(addprefix --times ,$(TIMES))
 
 batch-test: setup $(if $(BUNDLE),,demo)  ## real rows through `densepack batch`: alone, a worker killed, resumed [BUNDLE= SQUAD="FILE …" ROWS=]
 	$(BIN)/python -m tests.runtime.serving.corpora.trial $(or $(BUNDLE),demo/bundle) --squad $(or $(SQUAD),../shared/data/squad/dev-v1.1.json ../shared/data/squad/train-v1.1.json.gz) --rows $(or $(ROWS),20000)

@@ -105,10 +105,15 @@ class Outcome:
         return 1000 * statistics.quantiles(self.seconds, n=100)[98]
 
 
-def mixed(answerer: QuestionAnswerer, count: int, seed: int = 0, bad: float = BAD) -> list[Sent]:
-    """Short, usual and long questions of the sample, some of them bad, with the library's answers."""
+def mixed(
+    answerer: QuestionAnswerer, count: int, seed: int = 0, bad: float = BAD, squad: Path | None = None
+) -> list[Sent]:
+    """Short, usual and long questions of a SQuAD file, else of the sample (whose contexts are long), some of them bad,
+    with the library's answers.
+    """
     chance = random.Random(seed)
-    questions = read_squad(sample_squad_path()).questions
+    questions = list(read_squad(squad or sample_squad_path()).questions)
+    chance.shuffle(questions)
     pairs = []
     for question in islice(cycle(questions), count):
         [length] = chance.choices((100, 300, 10_000, 30_000), weights=(2, 2, 10, 1))
@@ -139,26 +144,54 @@ async def load(
     return outcome
 
 
+async def load_at(port: int, requests: Sequence[Sent], rate: float, seed: int = 0) -> Outcome:
+    """Send requests as they come, `rate` a second on average, whatever became of those before.
+
+    Each takes a connection over which nothing is under way, or a new one.
+    """
+    outcome, idle = Outcome(), list[_Client]()
+
+    async def send(sent: Sent) -> None:
+        client = idle.pop() if idle else _Client(port, outcome)
+        await client.send(sent)
+        idle.append(client)
+
+    chance, start, due = random.Random(seed), time.perf_counter(), 0.0
+    sending = []
+    for sent in requests:
+        due += chance.expovariate(rate)
+        await asyncio.sleep(start + due - time.perf_counter())
+        sending.append(asyncio.create_task(send(sent)))
+    await asyncio.gather(*sending)
+    outcome.whole_s = time.perf_counter() - start
+    for client in idle:
+        client.close()
+    return outcome
+
+
 @dataclass
 class _Client:
     """One connection at a time, and what came of its requests."""
 
     port: int
     outcome: Outcome
-    tries: int
-    rest_s: float
+    tries: int = 1
+    rest_s: float = 0.05
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send_all(self, waiting: Iterator[Sent]) -> None:
         for sent in waiting:
-            for left in reversed(range(self.tries)):
-                if await self._send(sent, again=left > 0):
-                    break
-                self.outcome.retried += 1
-                await asyncio.sleep(self.rest_s)
-        self._close()
+            await self.send(sent)
+        self.close()
 
-    def _close(self) -> None:
+    async def send(self, sent: Sent) -> None:
+        for left in reversed(range(self.tries)):
+            if await self._send(sent, again=left > 0):
+                break
+            self.outcome.retried += 1
+            await asyncio.sleep(self.rest_s)
+
+    def close(self) -> None:
         if self.streams:
             self.streams[1].close()
         self.streams = None
@@ -171,7 +204,7 @@ class _Client:
             self.streams = self.streams or await asyncio.open_connection("127.0.0.1", self.port)
             status, body, closes = await ask_on(*self.streams, sent.body)
         except (OSError, asyncio.IncompleteReadError) as error:
-            self._close()
+            self.close()
             if not again:
                 if fresh and isinstance(error, ConnectionError):  # what the kernel took, and nobody after it
                     self.outcome.refused += 1
@@ -179,7 +212,7 @@ class _Client:
                     self.outcome.lost += 1
             return not again
         if closes:
-            self._close()
+            self.close()
         if again and status in (429, 503):
             return False
         self.outcome.seconds.append(time.perf_counter() - start)

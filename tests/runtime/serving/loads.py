@@ -1,6 +1,6 @@
 """`make load-test`: `densepack serve` under load beside simpler servers, and as it is expected to be.
 
-    python -m tests.runtime.serving.loads BUNDLE [--requests 2000] [--rounds 3] [--backend openvino --precision bf16]
+    python -m tests.runtime.serving.loads BUNDLE [--squad dev-v1.1.json] [--requests 2000] [--rounds 3]
 
 Many connections first: batches of one, first in first out with the same budget, and the server as it is, in turns. Then
 the last at rates from half of what it could to twice that, each with all the requests again. Exit 1 where an answer was
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import statistics
 import sys
 import time
@@ -26,12 +25,14 @@ from densepack_runtime.backends import choose_backend
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import print_table
+from densepack_runtime.question_answering.answers import Answer
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
+from densepack_runtime.question_answering.squad import sample_squad_path
 from densepack_runtime.serving.grid import Grid
 from densepack_runtime.serving.sizing.batch_times import TIMES, KeptTimes
 from densepack_runtime.serving.sizing.simulation import Simulated, Simulation
 from tests.peers.provenance import provenance
-from tests.runtime.serving.load import BAD, CONNECTIONS, Outcome, Sent, Served, load, mixed, served
+from tests.runtime.serving.load import BAD, CONNECTIONS, Outcome, Sent, Served, load, load_at, mixed, served
 
 KIND = "densepack load test"
 AS_IT_IS = "as it is"
@@ -57,17 +58,6 @@ def serve_in_order() -> None:
     Grid.next_batch = next_batch  # type: ignore[method-assign]
 
 
-async def load_at(port: int, requests: Sequence[Sent], rate: float, seed: int = 0) -> Outcome:
-    """Send requests as they come, `rate` a second on average, whatever became of those before."""
-    chance, start, due = random.Random(seed), time.perf_counter(), 0.0
-    sending = []
-    for sent in requests:
-        due += chance.expovariate(rate)
-        await asyncio.sleep(start + due - time.perf_counter())
-        sending.append(asyncio.create_task(load(port, [sent], connections=1)))
-    return Outcome.of(await asyncio.gather(*sending), time.perf_counter() - start)
-
-
 def resident_mib(server: Served) -> float:
     """Memory of a server's process."""
     [line] = [one for one in Path(f"/proc/{server.process.pid}/status").read_text().splitlines() if "VmRSS" in one]
@@ -84,9 +74,20 @@ def simulation_of(asked: argparse.Namespace) -> Simulation | None:
 
 def lengths_of(requests: Sequence[Sent], answerer: QuestionAnswerer) -> list[list[int]]:
     """Tokens of the windows of those that can be answered."""
-    bodies = [json.loads(sent.body) for sent in requests]
-    windows = answerer.windower.windows_or_errors((body["question"], body["context"]) for body in bodies)
+    windows = answerer.windower.windows_or_errors(pairs_of(requests))
     return [[window.length for window in ours] for ours in windows if not isinstance(ours, InputError)]
+
+
+def library_rate(requests: Sequence[Sent], answerer: QuestionAnswerer) -> float:
+    """Answers a second of `answer_many`, which has seen the same questions before."""
+    start = time.perf_counter()
+    answers = [one for one in answerer.answer_many(pairs_of(requests), on_error="yield") if isinstance(one, Answer)]
+    return len(answers) / (time.perf_counter() - start)
+
+
+def pairs_of(requests: Sequence[Sent]) -> list[tuple[str, str]]:
+    bodies = (json.loads(sent.body) for sent in requests)
+    return [(body["question"], body["context"]) for body in bodies]
 
 
 def fact(name: str, outcome: Outcome, simulated: Simulated | None = None) -> dict[str, Any]:
@@ -108,10 +109,9 @@ class Trial:
     def __init__(self, asked: argparse.Namespace) -> None:
         self._asked, self._simulation = asked, simulation_of(asked)
         with QuestionAnswerer.open(asked.bundle, backend=asked.backend, precision=asked.precision) as answerer:
-            start = time.perf_counter()
-            self._requests = mixed(answerer, asked.requests)
-            self.library = len(self._requests) / (time.perf_counter() - start)
+            self._requests = mixed(answerer, asked.requests, squad=asked.squad)
             self._lengths = lengths_of(self._requests, answerer)
+            self.library = library_rate(self._requests, answerer)
         self.memory_mib: list[float] = []
         self.outcomes: list[Outcome] = []
 
@@ -130,6 +130,7 @@ class Trial:
         return {
             "kind": KIND,
             "settings": {name: getattr(asked, name) for name in ("requests", "rounds", "backend", "precision")},
+            "squad": (asked.squad or sample_squad_path()).name,
             "connections": CONNECTIONS,
             **provenance("densepack", "openvino", "onnxruntime"),
             "library_per_second": self.library,
@@ -196,6 +197,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--squad", type=Path, help="whose questions are sent; by default the sample's")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shares", type=float, nargs="*", default=SHARES, help="of what many connections get")
     parser.add_argument("--backend", default="auto")
