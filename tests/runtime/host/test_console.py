@@ -53,7 +53,10 @@ run_command_line({app})
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
-@pytest.mark.parametrize(("app", "error"), [("app", ""), ("swallowing", "ImportError"), ("swallowing", "ExportError")])
+@pytest.mark.parametrize(
+    ("app", "error"),
+    [("app", ""), ("swallowing", "ImportError"), ("swallowing", "ExportError"), ("swallowing", "SystemExit")],
+)
 def test_a_signal_outside_of_a_command_is_no_traceback(name: str, code: int, app: str, error: str) -> None:
     """Before the application begins, and while a library starts or traces and takes what is raised for a failure."""
     code_text = SIGNALLED.format(signal=name, app=app, error=error or "ValueError")
