@@ -28,7 +28,10 @@ PEERS = REPOSITORY / "tests" / "peers"
 RESULTS = PEERS / "results"
 FAULTS = REPOSITORY / "tests" / "faults" / "results.json"
 EXTRAS = REPOSITORY / "tests" / "extras.json"
-OUR_SERVER = "`densepack serve`"
+# Load tests by backend, and what they call our server.
+LOADS = ("load_openvino", "load_onnxruntime")
+AS_IT_IS, OUR_SERVER = "as it is", "`densepack serve`"
+FACTS = (("per_second", 1), ("p50_ms", 0), ("p99_ms", 0))
 
 
 def result(name: str) -> dict[str, Any]:
@@ -189,16 +192,16 @@ def growth_curves() -> str:
     return picture.svg
 
 
-def eval_profile() -> str:
+def eval_profile(name: str) -> str:
     """Where the time of `densepack eval` goes."""
-    document = result("eval_profile")
+    document = result(name)
     questions = document["settings"]["questions"]
     return f"First {questions:,} questions of {document['squad']}, {_profiled(document, 'profile_eval')}"
 
 
-def kernels() -> str:
+def kernels(name: str) -> str:
     """Where the time inside OpenVINO goes."""
-    document = result("kernel_profile")
+    document = result(name)
     settings, version = document["settings"], document["versions"]["openvino"]
     asked = f"{settings['batch']} windows of {settings['length']} tokens, openvino {version}"
     return f"{asked}, {_profiled(document, 'profile_kernels')}"
@@ -221,6 +224,45 @@ def faults() -> str:
         for ending, count in sorted(counts.items(), key=lambda of: -of[1])
     ]
     return table(("kind", "how it ended", "tries"), rows)
+
+
+def loads() -> str:
+    """Servers under load, by backend: rounds over many connections, in the middle and least to most beside ours."""
+    parts = []
+    for name in LOADS:
+        document = result(name)
+        runs, ours = document["runs"], _by_round(document["runs"], AS_IT_IS)
+        rows = []
+        for server in dict.fromkeys(run["name"] for run in runs):
+            theirs = _by_round(runs, server)
+            ratios = [ours[number]["per_second"] / theirs[number]["per_second"] for number in ours]
+            middle = median_round(list(theirs.values()))
+            against = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+            rates = (f"{middle['per_second']:.1f}", f"{middle['p50_ms']:,.0f}", f"{middle['p99_ms']:,.0f}")
+            rows.append((server, *rates, "" if server == AS_IT_IS else against))
+        rows.append(("`answer_many`, no server", f"{document['library_per_second']:.1f}", "", "", ""))
+        settings = document["settings"]
+        told = f"{settings['backend']} {settings['precision']}"
+        parts.append(table((told, "questions/s", "p50 ms", "p99 ms", "ours beside it"), rows))
+    told = f"{settings['requests']:,} requests with questions of {document['squad']} over {document['connections']} "
+    rounds = f"connections, 5 % of them bad, {settings['rounds']} interleaved rounds, the one in the middle"
+    command = f"`python -m tests.runtime.serving.loads BUNDLE --squad {document['squad']} --backend BACKEND`"
+    parts.append(f"{told}{rounds}; {_hardware(document)}; {command}.")
+    return "\n\n".join(parts)
+
+
+def as_they_come() -> str:
+    """What the server answers at rates up to twice what it can, and what its simulation expects."""
+    document = result(LOADS[0])
+    rows = [
+        (
+            f"{one['rate']:.1f} ({one['share']:g}x)",
+            *(f"{one[name]:,.{digits}f} ({one['expected'][name]:,.{digits}f})" for name, digits in FACTS),
+            ", ".join(f"{count:,} x {status}" for status, count in sorted(one["statuses"].items())),
+        )
+        for one in document["as_they_come"]
+    ]
+    return table(("requests/s", "answered/s", "p50 ms", "p99 ms", "statuses"), rows)
 
 
 def servers() -> str:
@@ -283,14 +325,21 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "peers": peers,
     "peers avx2": lambda: peers("peers_avx2"),
     "packing": lambda: latency("bench_packing"),
+    "packing avx2": lambda: latency("bench_packing_avx2"),
     "backends": lambda: latency("bench_backends"),
+    "backends avx2": lambda: latency("bench_backends_avx2"),
     "precisions": lambda: latency("bench_precisions"),
     "squad": lambda: squad("bench_squad"),
-    "eval profile": eval_profile,
-    "kernels": kernels,
+    "movement squad": lambda: squad("bench_squad_movement"),
+    "eval profile": lambda: eval_profile("eval_profile"),
+    "eval profile avx2": lambda: eval_profile("eval_profile_avx2"),
+    "kernels": lambda: kernels("kernel_profile"),
+    "kernels avx2": lambda: kernels("kernel_profile_avx2"),
     "growth": growth,
     "tried": tried,
     "faults": faults,
+    "loads": loads,
+    "as they come": as_they_come,
     "servers": servers,
     "extras": extras,
 }
