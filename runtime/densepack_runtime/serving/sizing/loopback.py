@@ -1,7 +1,7 @@
 """A server in this process, asked over loopback: what it adds to the batches that it runs.
 
 served = ask(answerer, grid, pairs, at_once=64)
-served.whole_s, served.shapes
+served.whole_s, served.batches
 """
 
 from __future__ import annotations
