@@ -11,7 +11,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -228,27 +228,25 @@ def faults() -> str:
 
 def loads() -> str:
     """Servers under load, by backend: rounds over many connections, in the middle and least to most beside ours."""
-    parts = []
-    for name in LOADS:
-        document = result(name)
-        runs, ours = document["runs"], _by_round(document["runs"], AS_IT_IS)
-        rows = []
-        for server in dict.fromkeys(run["name"] for run in runs):
-            theirs = _by_round(runs, server)
-            ratios = [ours[number]["per_second"] / theirs[number]["per_second"] for number in ours]
-            middle = median_round(list(theirs.values()))
-            against = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            rates = (f"{middle['per_second']:.1f}", f"{middle['p50_ms']:,.0f}", f"{middle['p99_ms']:,.0f}")
-            rows.append((server, *rates, "" if server == AS_IT_IS else against))
-        rows.append(("`answer_many`, no server", f"{document['library_per_second']:.1f}", "", "", ""))
-        settings = document["settings"]
-        told = f"{settings['backend']} {settings['precision']}"
-        parts.append(table((told, "questions/s", "p50 ms", "p99 ms", "ours beside it"), rows))
+    documents = [result(name) for name in LOADS]
+    parts = [_load(document) for document in documents]
+    document, settings = documents[-1], documents[-1]["settings"]
     told = f"{settings['requests']:,} requests with questions of {document['squad']} over {document['connections']} "
     rounds = f"connections, 5 % of them bad, {settings['rounds']} interleaved rounds, the one in the middle"
     command = f"`python -m tests.runtime.serving.loads BUNDLE --squad {document['squad']} --backend BACKEND`"
-    parts.append(f"{told}{rounds}; {_hardware(document)}; {command}.")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, f"{told}{rounds}; {_hardware(document)}; {command}."])
+
+
+def _load(document: dict[str, Any]) -> str:
+    """The table of one load test."""
+    rows = []
+    for server, middle, ratios in _beside(document["runs"], AS_IT_IS):
+        against = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        rates = (f"{middle['per_second']:.1f}", f"{middle['p50_ms']:,.0f}", f"{middle['p99_ms']:,.0f}")
+        rows.append((server, *rates, "" if server == AS_IT_IS else against))
+    rows.append(("`answer_many`, no server", f"{document['library_per_second']:.1f}", "", "", ""))
+    told = f"{document['settings']['backend']} {document['settings']['precision']}"
+    return table((told, "questions/s", "p50 ms", "p99 ms", "ours beside it"), rows)
 
 
 def as_they_come() -> str:
@@ -268,21 +266,26 @@ def as_they_come() -> str:
 def servers() -> str:
     """Ours beside other servers."""
     document = result("servers")
-    runs = document["runs"]
-    ours = _by_round(runs, OUR_SERVER)
     rows = []
-    for name in dict.fromkeys(run["name"] for run in runs):
-        theirs = _by_round(runs, name)
-        ratios = [ours[number]["per_second"] / theirs[number]["per_second"] for number in ours]
-        middle = median_round(list(theirs.values()))
+    for name, middle, ratios in _beside(document["runs"], OUR_SERVER):
         rates = (f"{middle['per_second']:.2f}", f"{middle['p50_ms'] / 1000:.1f}", f"{middle['p99_ms'] / 1000:.1f}")
         rows.append((name, *rates, "" if name == OUR_SERVER else f"{statistics.median(ratios):.1f}"))
     settings = document["settings"]
+    rounds = len({run["round"] for run in document["runs"]})
     told = (
         f"The published shape, {settings['requests']} requests over {settings['connections']} connections, "
-        f"{'one round' if len(ours) == 1 else f'{len(ours)} interleaved rounds'}; {_hardware(document)}."
+        f"{'one round' if rounds == 1 else f'{rounds} interleaved rounds'}; {_hardware(document)}."
     )
     return table(("server", "questions/s", "p50 s", "p99 s", "ours beside it"), rows) + "\n\n" + told
+
+
+def _beside(runs: list[dict[str, Any]], our_name: str) -> Iterator[tuple[str, dict[str, Any], list[float]]]:
+    """Of every server: its name, its round in the middle, and how many times as fast ours was, round by round."""
+    ours = _by_round(runs, our_name)
+    for name in dict.fromkeys(run["name"] for run in runs):
+        theirs = _by_round(runs, name)
+        ratios = [ours[number]["per_second"] / theirs[number]["per_second"] for number in ours]
+        yield name, median_round(list(theirs.values())), ratios
 
 
 def median_round(runs: list[dict[str, Any]]) -> dict[str, Any]:

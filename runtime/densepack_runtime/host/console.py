@@ -66,10 +66,8 @@ def run_command_line(app: Callable[[], Any]) -> None:
         _run_and_flush(app)
     except KeyboardInterrupt:  # before or after what the application itself ends so
         sys.exit(_INTERRUPTED)
-    except SystemExit as end:  # Ray makes a code of its own of a signal that it hears of
-        sys.exit(_signalled[0] if _signalled else end.code)
-    except Exception as error:
-        if _signalled:  # a library that was starting or tracing made an error of its own of it
+    except (SystemExit, Exception) as error:
+        if _signalled:  # a library that was starting, tracing or waiting made an error or a code of its own of it
             sys.exit(_signalled[0])
         if isinstance(error, BrokenPipeError):  # the reader of our output has gone (`densepack … | head`)
             sys.stderr.close()

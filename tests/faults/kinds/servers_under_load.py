@@ -20,9 +20,10 @@ from typing import Any
 from urllib.request import urlopen
 
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
+from densepack_runtime.serving.sizing.loopback import ask_on
 from tests.faults.kinds.kind import BROKEN, UNANSWERED, WRONG, kind
 from tests.runtime.serving.bundles import another, damaged, relink, wrong
-from tests.runtime.serving.load import Either, Sent, Served, ask_on, load, mixed, served
+from tests.runtime.serving.load import Either, Sent, Served, load, mixed, served
 
 BUNDLE = Path(__file__).parents[2] / "last_version" / "bundle"
 OPTIONS = ("--backend", "onnxruntime", "--precision", "fp32", "--threads", "1", "--queue", "3000")
@@ -77,7 +78,7 @@ class Trial:
                 writer.write(sent.body[: self.rng.choice((10, None))])
                 await asyncio.sleep(self.rng.uniform(0, 0.05))
                 return 0
-            status, body, _ = await ask_on(reader, writer, sent.body)
+            status, _, body = await ask_on(reader, writer, sent.body)
             return status if sent.fits(status, json.loads(body)) else -1
         finally:
             writer.close()

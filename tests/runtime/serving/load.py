@@ -24,11 +24,13 @@ from typing import Any, Self
 from densepack_runtime.errors import InputError
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.question_answering.squad import read_squad, sample_squad_path
+from densepack_runtime.serving.sizing.loopback import ask_on
 
 # Scores are sums in another order when rows stand in other batches; places and texts are the same.
 SCORE_TOLERANCE = 1e-3
 CONNECTIONS = 64
 BAD = 0.05
+REST_S = 0.05
 START_S = 300.0
 _MAIN = "from densepack_export.cli import main; main()"
 
@@ -79,19 +81,6 @@ class Outcome:
     retried: int = 0
     whole_s: float = 0.0
 
-    @classmethod
-    def of(cls, parts: Sequence[Outcome], whole_s: float) -> Outcome:
-        """What came of loads that ran at once, in so many seconds."""
-        whole = cls(whole_s=whole_s)
-        for part in parts:
-            whole.seconds += part.seconds
-            whole.wrong += part.wrong
-            whole.refused += part.refused
-            whole.lost += part.lost
-            for status, count in part.statuses.items():
-                whole.statuses[status] = whole.statuses.get(status, 0) + count
-        return whole
-
     @property
     def answered(self) -> int:
         return self.statuses.get(200, 0)
@@ -130,16 +119,14 @@ def _sent(number: int, question: str, context: str, found: Any) -> Sent:
     return Sent(body, 422) if isinstance(found, InputError) else Sent(body, 200, {"id": number, **found.as_dict()})
 
 
-async def load(
-    port: int, requests: Iterable[Sent], connections: int = CONNECTIONS, *, tries: int = 1, rest_s: float = 0.05
-) -> Outcome:
+async def load(port: int, requests: Iterable[Sent], connections: int = CONNECTIONS, *, tries: int = 1) -> Outcome:
     """Send all requests over so many connections that are kept; one that is closed in time is opened again.
 
-    A request that is refused, lost or to come again later is sent up to `tries` times, `rest_s` apart.
+    A request that is refused, lost or to come again later is sent up to `tries` times, REST_S apart.
     """
     outcome, waiting = Outcome(), iter(requests)
     start = time.perf_counter()
-    await asyncio.gather(*(_Client(port, outcome, tries, rest_s).send_all(waiting) for _ in range(connections)))
+    await asyncio.gather(*(_Client(port, outcome, tries).send_all(waiting) for _ in range(connections)))
     outcome.whole_s = time.perf_counter() - start
     return outcome
 
@@ -176,7 +163,6 @@ class _Client:
     port: int
     outcome: Outcome
     tries: int = 1
-    rest_s: float = 0.05
     streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def send_all(self, waiting: Iterator[Sent]) -> None:
@@ -189,7 +175,7 @@ class _Client:
             if await self._send(sent, again=left > 0):
                 break
             self.outcome.retried += 1
-            await asyncio.sleep(self.rest_s)
+            await asyncio.sleep(REST_S)
 
     def close(self) -> None:
         if self.streams:
@@ -202,7 +188,7 @@ class _Client:
         fresh = self.streams is None
         try:
             self.streams = self.streams or await asyncio.open_connection("127.0.0.1", self.port)
-            status, body, closes = await ask_on(*self.streams, sent.body)
+            status, head, body = await ask_on(*self.streams, sent.body)
         except (OSError, asyncio.IncompleteReadError) as error:
             self.close()
             if not again:
@@ -211,7 +197,7 @@ class _Client:
                 else:
                     self.outcome.lost += 1
             return not again
-        if closes:
+        if b"connection: close" in head:
             self.close()
         if again and status in (429, 503):
             return False
@@ -220,20 +206,6 @@ class _Client:
         if not sent.fits(status, json.loads(body)):
             self.outcome.wrong.append(f"{status} {body[:200]!r}, not {sent.answer or sent.status}")
         return True
-
-
-def request_of(body: bytes) -> bytes:
-    """What goes over a connection that asks."""
-    head = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: %d" % len(body)
-    return b"POST /v1/answer HTTP/1.1\r\n%b\r\n\r\n%b" % (head, body)
-
-
-async def ask_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> tuple[int, bytes, bool]:
-    writer.write(request_of(body))
-    await writer.drain()
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    [length] = re.findall(rb"content-length: (\d+)", head)
-    return int(head.split()[1]), await reader.readexactly(int(length)), b"connection: close" in head
 
 
 @dataclass

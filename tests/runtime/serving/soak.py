@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
+from densepack_runtime.serving.sizing.loopback import request_of
 from tests.peers.provenance import provenance
-from tests.runtime.serving.load import Outcome, Sent, load, mixed, request_of, served
+from tests.runtime.serving.load import Outcome, Sent, load, mixed, served
 from tests.runtime.serving.loads import resident_mib
 
 KIND = "densepack soak"

@@ -132,21 +132,22 @@ def measure(
 
 def steps(grid: Grid) -> int:
     """How often `measured` is called."""
-    return ROUNDS * len(shapes_to_measure(grid)) + 2
+    return (1 + ROUNDS) * len(shapes_to_measure(grid)) + 2
 
 
 def _shape_times(answerer: QuestionAnswerer, grid: Grid, measured: Callable[[str], None]) -> list[ShapeTime]:
-    """Medians of rounds over all shapes, so that what slows the host for a while slows no shape alone."""
+    """Medians of rounds over all shapes, so that what slows the host for a while slows no shape alone.
+
+    The first round, where a backend prepares itself for each shape, does not count.
+    """
     shapes = shapes_to_measure(grid)
     seconds: dict[tuple[int, int], list[float]] = {shape: [] for shape in shapes}
-    for number in range(ROUNDS):
+    for _ in range(1 + ROUNDS):
         for shape in shapes:
             ones = np.ones(shape, dtype=np.int64)
             batch = Batch(ones, ones, np.zeros_like(ones))
-            if number == 0:
-                answerer.session.run(batch)  # what a backend does at the first of a shape
             start = time.perf_counter()
             answerer.session.run(batch)
             seconds[shape].append(time.perf_counter() - start)
             measured("x".join(map(str, shape)))
-    return [ShapeTime(*shape, statistics.median(found)) for shape, found in seconds.items()]
+    return [ShapeTime(*shape, statistics.median(found[1:])) for shape, found in seconds.items()]
