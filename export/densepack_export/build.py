@@ -1,4 +1,4 @@
-"""The whole way from a checkpoint to a checked bundle: pack, export, range gate, plan, parity, report.
+"""The whole way from a checkpoint to a checked bundle: pack, export, range gate, INT8, plan, parity, report.
 
     result = build_bundle("checkpoint/", Path("bundle/"), BuildOptions(squad=read_squad(path)))
     result.bundle.folder, result.parity.passed
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from densepack_export.graphs.onnx_export import OnnxExport, export_onnx
 from densepack_export.plans.into_bundle import PlanRequest, build_into
+from densepack_export.proofs.int8_error import LIMIT, measure_int8_ranges
 from densepack_export.proofs.range_gate import measure_fp16_ranges
 from densepack_export.proofs.verify import climb_from_checkpoint
 from densepack_export.report.writing import refresh_report
@@ -44,12 +45,14 @@ from densepack_runtime.parity.tables import show_parity
 from densepack_runtime.question_answering.squad import SquadDataset
 from densepack_runtime.question_answering.windows import Windower
 from densepack_runtime.sessions.fp16_range import RangeReport
+from densepack_runtime.sessions.int8_ranges import INT8_RANGES_NAME
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import OUTPUT_NAMES, Batch, Precision, graph_inputs
 from densepack_runtime.tensorrt_plans.choice import misfit
 from densepack_runtime.tensorrt_plans.record import NOT_RUN, PlanEntry
 
 RANGE_GATE_WINDOWS = 500
+INT8_WINDOWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ def build_bundle(source: str | Path, folder: Path, options: BuildOptions, story:
         draft.path("tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
         exports = tuple(_export(packed, draft, precision, story) for precision in ONNX_NAMES)
         ranges = _check_ranges(packed, draft, run, story)
+        _measure_int8(packed, draft, run, story)
         engine = _build_plan(draft, options, Host.here(), story)
         parity = _check_parity(checkpoint, packed, draft, run, options.session, story) if options.parity else None
         refresh_report(draft, folder.name, story.tell, options.squad)
@@ -145,6 +149,14 @@ def _check_ranges(
         f"FP16 range: largest magnitude {ranges.worst_magnitude:.4g} ({ranges.worst_name}) on {len(chosen)} windows"
     )
     return ranges
+
+
+def _measure_int8(packed: PackedBertForQuestionAnswering, draft: BundleDraft, run: ParityRun, story: Story) -> None:
+    chosen = stratified_windows(run.windows, INT8_WINDOWS)
+    with story.bar("INT8 ranges", len(chosen)) as advance:
+        ranges = measure_int8_ranges(packed, _told(run.batches(chosen), advance))
+    ranges.save(draft.path(INT8_RANGES_NAME))
+    story.tell(f"INT8 with fixed scales: {len(ranges)} products err by {LIMIT:.1%} at most on {len(chosen)} windows")
 
 
 def _told(batches: Iterator[Batch], advance: Callable[..., None]) -> Iterator[Batch]:

@@ -75,7 +75,8 @@ def options(sample: SquadDataset) -> BuildOptions:
 def test_bundle_holds_what_it_should(default_bundle: Path) -> None:
     bundle = Bundle.open(default_bundle)
     manifest = bundle.manifest
-    names = {"model.onnx", "model.fp16.onnx", "tokenizer.json", "reference.npz", "parity.json", "report.html"}
+    names = {"model.onnx", "model.fp16.onnx", "int8_ranges.npz", "tokenizer.json"}
+    names |= {"reference.npz", "parity.json", "report.html"}
     assert set(manifest.files) == names
     assert manifest.parity.checked
     assert manifest.parity.passed

@@ -4,6 +4,7 @@
 
 Its attention is one kernel, and it computes in bfloat16 or INT8 where the processor can: that is what it is here for.
 All three run the float32 graph; INT8 is for products with weights, and what is left is bfloat16 where there is some.
+With AMX, INT8 takes the ranges that the bundle holds beside the graph (`int8_ranges`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,9 @@ from densepack_runtime.errors import BackendError, require
 from densepack_runtime.host.files import sha256_of
 from densepack_runtime.host.machine import processor_features
 from densepack_runtime.sessions.compile_cache import KeptFile, digest
-from densepack_runtime.sessions.openvino_int8 import GROUP_SIZE, multiplies_int8, with_int8_weights
+from densepack_runtime.sessions.int8_ranges import INT8_RANGES_NAME, Int8Ranges
+from densepack_runtime.sessions.openvino_int8 import GROUP_SIZE, multiplies_int8, with_fixed_scales, with_int8_weights
+from densepack_runtime.sessions.openvino_tiles import INSTRUCTION_SETS, fit_tiles, has_tiles
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import (
     OUTPUT_NAMES,
@@ -42,8 +45,6 @@ _TELEMETRY = "openvino_telemetry"
 # oneTBB loads a library so that it sees glibc's `free` but memory of a preloaded allocator (tcmalloc, jemalloc), and
 # the process ends; this switch makes it load that library like any other (uxlfoundation/oneTBB issue 1645).
 _SHARED_ALLOCATOR = ("TBB_ENABLE_SANITIZERS", "1")
-# Takes instruction sets away from the kernels that are compiled.
-_INSTRUCTION_SETS = "ONEDNN_MAX_CPU_ISA"
 
 
 class OpenVinoSession(SessionBase):
@@ -139,9 +140,11 @@ def _compile(
         name = core.get_property("CPU", "FULL_DEVICE_NAME")
         raise BackendError(f"{name} does not multiply in {precision}: use --precision {' or '.join(able)}")
     options = compile_options(precision, asked.cpu_threads, bfloat16="bf16" in able)
+    ranges = ranges_beside(path) if precision == "int8" else None
     if asked.cache is None:
-        return _from_graph(openvino, core, path, precision, options), None
-    name = cache_name(graph_sha256 or sha256_of(path), precision, options, openvino.__version__)
+        return _from_graph(openvino, core, path, precision, options, ranges), None
+    hashes = [graph_sha256 or sha256_of(path), *([sha256_of(ranges)] if ranges else [])]
+    name = cache_name(hashes, precision, options, openvino.__version__)
     kept = KeptFile(asked.cache / "openvino" / name)
     content = kept.read()
     if content is not None:
@@ -149,18 +152,35 @@ def _compile(
             return core.import_model(openvino.Tensor(content, shared_memory=True), "CPU", options), content
         except RuntimeError:
             kept.tell_useless("not what this OpenVINO wrote")
-    compiled = _from_graph(openvino, core, path, precision, options)
+    compiled = _from_graph(openvino, core, path, precision, options, ranges)
     exported = io.BytesIO()
     compiled.export_model(exported)
     kept.write(exported.getbuffer())
     return compiled, None
 
 
-def _from_graph(openvino: Any, core: Any, path: Path, precision: ComputePrecision, options: Mapping[str, Any]) -> Any:
+def ranges_beside(graph: Path) -> Path | None:
+    """The file of INT8 ranges to compile this graph with: one that is there, where the processor multiplies tiles."""
+    ranges = graph.with_name(INT8_RANGES_NAME)
+    return ranges if has_tiles() and ranges.is_file() else None
+
+
+def _from_graph(
+    openvino: Any,
+    core: Any,
+    path: Path,
+    precision: ComputePrecision,
+    options: Mapping[str, Any],
+    ranges: Path | None,
+) -> Any:
     try:
         model = core.read_model(str(path))
         _check_tensors(model, path)
-        if precision == "int8":
+        if precision != "fp32" and has_tiles():
+            fit_tiles(openvino, model)
+        if ranges is not None:
+            with_fixed_scales(openvino, model, Int8Ranges.read(ranges))
+        elif precision == "int8":
             with_int8_weights(openvino, model)
         return core.compile_model(model, "CPU", options)
     except RuntimeError as error:
@@ -179,15 +199,15 @@ def compile_options(precision: ComputePrecision, threads: int, *, bfloat16: bool
     }
 
 
-def cache_name(graph_sha256: str, precision: ComputePrecision, options: Mapping[str, Any], version: str) -> str:
-    """The name of one compilation in the cache, after all that decides what comes of it."""
+def cache_name(hashes: Sequence[str], precision: ComputePrecision, options: Mapping[str, Any], version: str) -> str:
+    """The name of one compilation in the cache, after all that decides what comes of it; hashes of what it is from."""
     decides = {
-        "graph": graph_sha256,
+        "files": list(hashes),
         "precision": precision,
         "options": dict(options),
         "openvino": version,
         "processor": processor_features(),
-        "instruction sets": os.environ.get(_INSTRUCTION_SETS, ""),
+        "instruction sets": os.environ.get(INSTRUCTION_SETS, ""),
     }
     return f"{precision}-{digest(decides)}.blob"
 

@@ -183,12 +183,13 @@ def test_everything_that_decides_names_the_cache(tmp_path: Path, monkeypatch: py
     other.write_bytes(graph.read_bytes() + b"\n")
     fp32, bf16 = (compile_options(precision, 2, bfloat16=True) for precision in ("fp32", "bf16"))
 
-    def name(of: Path = graph, precision: Any = "fp32", options: Any = fp32, version: str = "2026.4.1") -> str:
-        return cache_name(sha256_of(of), precision, options, version)
+    def name(*of: Path, precision: Any = "fp32", options: Any = fp32, version: str = "2026.4.1") -> str:
+        return cache_name([sha256_of(file) for file in of or (graph,)], precision, options, version)
 
     names = [
         name(),
-        name(of=other),
+        name(other),
+        name(graph, other),  # the ranges of INT8
         name(precision="bf16"),
         name(precision="bf16", options=bf16),
         name(version="2026.5.0"),
