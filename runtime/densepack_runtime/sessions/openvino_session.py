@@ -42,6 +42,7 @@ from densepack_runtime.sessions.session import (
 
 _PRECISIONS: tuple[ComputePrecision, ...] = ("fp32", "bf16", "int8")
 _TELEMETRY = "openvino_telemetry"
+_PROBE_SIZE = 64
 # oneTBB loads a library so that it sees glibc's `free` but memory of a preloaded allocator (tcmalloc, jemalloc), and
 # the process ends; this switch makes it load that library like any other (uxlfoundation/oneTBB issue 1645).
 _SHARED_ALLOCATOR = ("TBB_ENABLE_SANITIZERS", "1")
@@ -103,8 +104,31 @@ def openvino_precisions() -> tuple[ComputePrecision, ...]:
         openvino = import_openvino()
     except ImportError:
         return ()
-    bfloat16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ("fp32", *(("bf16",) if bfloat16 else ()), *(("int8",) if multiplies_int8(openvino) else ()))
+    return (
+        "fp32",
+        *(("bf16",) if _computes_bfloat16(openvino) else ()),
+        *(("int8",) if multiplies_int8(openvino) else ()),
+    )
+
+
+def _computes_bfloat16(openvino: Any) -> bool:
+    """Whether this processor multiplies in bfloat16, and the kernels that may be used do.
+
+    OpenVINO tells the first; where instruction sets are taken away it has no kernel for some nodes, and fails.
+    """
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return False
+    ops = openvino.opset13
+    factor = ops.parameter([-1, _PROBE_SIZE], np.float32)
+    product = ops.matmul(factor, ops.constant(np.eye(_PROBE_SIZE, dtype=np.float32)), False, True)
+    model = openvino.Model([ops.softmax(product, -1)], [factor])
+    options = {"INFERENCE_PRECISION_HINT": "bf16"}
+    rows = np.zeros((2, _PROBE_SIZE), np.float32)
+    try:
+        found = openvino.Core().compile_model(model, "CPU", options)([rows])[0]
+    except RuntimeError:
+        return False
+    return bool(found.shape == rows.shape)
 
 
 def import_openvino() -> ModuleType:

@@ -65,6 +65,7 @@ def test_recorded_windows_and_corners_are_right(name: str, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     judged = json.loads(done.stdout)
     assert "fp32" in judged
+    assert ("bf16" in judged) <= name.startswith("AVX512")
     assert not any(judged.values()), judged
 
 
