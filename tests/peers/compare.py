@@ -74,8 +74,9 @@ QUICK = tuple({contestant.script: contestant for contestant in reversed(CONTESTA
 def main() -> None:
     options = _options()
     document = _document(options)
-    able = [contestant for contestant in CONTESTANTS if contestant.precision in ("fp32", *openvino_precisions())]
-    for left_out in set(CONTESTANTS) - set(able):
+    wanted = [contestant for contestant in CONTESTANTS if not options.only or contestant.name in options.only]
+    able = [contestant for contestant in wanted if contestant.precision in ("fp32", *openvino_precisions())]
+    for left_out in set(wanted) - set(able):
         sys.stderr.write(f"this processor does not multiply in {left_out.precision}: {left_out.name} is left out\n")
     for allocator in ("default",) if options.quick else options.allocators.split(","):
         library = None if allocator == "default" else ctypes.util.find_library(f"{allocator}_minimal")
@@ -176,6 +177,8 @@ def _document(options: argparse.Namespace) -> dict[str, Any]:
         sys.stderr.write(f"going on with {options.out}: {len(document['runs'])} runs are in it\n")
         return document
     command = f"make peers QUESTIONS={options.questions} ROUNDS={options.rounds} THREADS={options.threads}"
+    if options.only:
+        command += f""" ONLY='{" ".join(f'--only "{name}"' for name in options.only)}'"""
     head = {"kind": KIND, "command": command, "squad": options.squad.name, "settings": settings}
     return head | {"hardware": provenance()["hardware"], "runs": []}
 
@@ -200,6 +203,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--allocators", default="default,tcmalloc")
+    names = [contestant.name for contestant in CONTESTANTS]
+    parser.add_argument("--only", action="append", choices=names, metavar="NAME", help="a contestant; may be repeated")
     parser.add_argument("--quick", action="store_true", help="one contestant of every script, the default allocator")
     parser.add_argument("--out", type=Path, help="by default in FOLDER, named by data and settings")
     options = parser.parse_args()
