@@ -80,7 +80,7 @@ def plan_servers(
         }
         measured = _times(times, measured_of, answerer, grid, pairs)
     with progress_bar("simulating", replicas.tries()) as advance:
-        simulation = Simulation(grid, measured)
+        simulation = Simulation(grid.measured(measured.alone), measured)
         fleet = replicas.size(simulation, questions, rate, p99_ms / 1000, tried=lambda text: advance(1, text))
     told = _told(fleet)
     if json_output:

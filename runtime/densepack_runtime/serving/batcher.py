@@ -140,6 +140,12 @@ class Batcher:
             self._tokenising.submit(self._tokenise, questions)
         return [question.future for question in questions]
 
+    def regrid(self, cost: Callable[[Grid], Grid]) -> None:
+        """Choose batches by another grid of the same shapes from now on."""
+        grid = cost(self._line.grid)
+        with self._turn:
+            self._line.grid = grid
+
     @property
     def wait_s(self) -> float:
         """How long what waits will take, by what the latest batches took."""

@@ -1,14 +1,15 @@
 """The shapes that a server's batches have, and which of the waiting windows make the next one.
 
-grid = Grid.of(Batching(few_shapes=True), longest=384)
+grid = Grid.of(Batching(few_shapes=True), longest=384).measured(partial(seconds_of, session))
 places, length = grid.next_batch([34, 162, 384])       # of windows in line, the first of which has to be in it
 """
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -18,21 +19,25 @@ from densepack_runtime.sessions.session import Batch, Session
 
 # Where every shape is prepared for, 12 lengths by at most 12 numbers of rows cost little padding and few seconds.
 LENGTH_STEP = 32
-# What a batch costs beside its padded tokens, in tokens.
-BATCH_COST = 32
+# What a batch costs beside its padded tokens, in tokens: until it is measured, and at most.
+BATCH_COST, MOST_COST = 32, 512
+# It is measured on windows of this length, one and as many as a batch can have; the shortest of so many runs counts.
+TIMED_LENGTH, TIMED_RUNS = 128, 5
 FEW_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, MAX_BATCH)
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Batches have one of these numbers of `rows` (1 among them) and a length that is a multiple of `step`, within the
-    budget of tokens. Rows are never padded: those that are too many wait for the next batch.
+    budget of tokens. Rows are never padded: those that are too many wait for the next batch. `batch_cost` is what a
+    batch costs beside its padded tokens, in tokens: the more, the rather unlike windows go together.
     """
 
     token_budget: int
     longest: int
     step: int
     rows: Sequence[int]
+    batch_cost: int = BATCH_COST
 
     @classmethod
     def of(cls, batching: Batching, longest: int) -> Self:
@@ -40,6 +45,21 @@ class Grid:
         if batching.few_shapes:
             return cls(batching.token_budget, longest, LENGTH_STEP, FEW_ROWS)
         return cls(batching.token_budget, longest, batching.length_multiple, range(1, MAX_BATCH + 1))
+
+    def measured(self, seconds: Callable[[int, int], float]) -> Self:
+        """With the cost of a batch on this host, by the seconds that batches of so many rows and a length take.
+
+        A window alone does not fill a fast processor, so that this depends on the model as well.
+        """
+        length = self.length(min(TIMED_LENGTH, self.longest))
+        rows = self.rows_at(length)
+        if rows == 1:
+            return self
+        one, many = seconds(1, length), seconds(rows, length)
+        a_token = max(many - one, 0.0) / ((rows - 1) * length)
+        beside = max(one - a_token * length, 0.0)
+        cost = beside / a_token if beside < MOST_COST * a_token else MOST_COST
+        return replace(self, batch_cost=round(cost))
 
     def length(self, tokens: int) -> int:
         """What windows of so many tokens are padded to."""
@@ -68,7 +88,7 @@ class Grid:
         for first in reversed(range(len(lengths))):
             able = self.rows[: bisect_right(self.rows, min(self.rows_at(lengths[first]), len(lengths) - first))]
             costs[first], cuts[first] = min(
-                (BATCH_COST + rows * lengths[first] + costs[first + rows], -rows) for rows in able
+                (self.batch_cost + rows * lengths[first] + costs[first + rows], -rows) for rows in able
             )
         found, first = [], 0
         while first < len(lengths):
@@ -84,6 +104,20 @@ class Grid:
 
 def warm(session: Session, shapes: Iterable[tuple[int, int]]) -> None:
     """Run a batch of each shape, so that no request waits for what a backend does at the first."""
-    for shape in shapes:
-        zeros = np.zeros(shape, dtype=np.int64)
-        session.run(Batch(zeros, np.ones_like(zeros), zeros))
+    for rows, length in shapes:
+        session.run(_batch(rows, length))
+
+
+def seconds_of(session: Session, rows: int, length: int) -> float:
+    """What a batch of this shape takes where nothing else runs."""
+    batch, found = _batch(rows, length), []
+    for _ in range(TIMED_RUNS):
+        start = time.perf_counter()
+        session.run(batch)
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def _batch(rows: int, length: int) -> Batch:
+    zeros = np.zeros((rows, length), dtype=np.int64)
+    return Batch(zeros, np.ones_like(zeros), zeros)

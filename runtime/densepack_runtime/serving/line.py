@@ -34,10 +34,10 @@ Waiting = TypeVar("Waiting", bound=_HasLength)
 
 
 class Line(Generic[Waiting]):
-    """For one thread at a time. Questions are numbered in the order in which they came."""
+    """For one thread at a time. Questions are numbered in the order in which they came; the grid may be exchanged."""
 
     def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+        self.grid = grid
         self._windows: dict[int, dict[int, Waiting]] = {}  # of each question that waits, by their places
         self._places: list[tuple[int, int]] = []  # a heap of places with questions; some of them wait no more
 
@@ -60,14 +60,14 @@ class Line(Generic[Waiting]):
     def take(self) -> tuple[list[tuple[int, Waiting]], int]:
         """The windows to run next with the numbers of their questions, and the length to pad them to."""
         first = list(self._pop_first())
-        chosen, length = self._grid.next_batch([self._windows[number][place].length for place, number in first])
+        chosen, length = self.grid.next_batch([self._windows[number][place].length for place, number in first])
         for index in set(range(len(first))) - set(chosen):
             heappush(self._places, first[index])
         return [(number, self._remove(number, place)) for place, number in (first[index] for index in chosen)], length
 
     def _pop_first(self) -> Iterator[tuple[int, int]]:
         """Places and numbers of those from which the next batch is chosen."""
-        left = REACH * self._grid.token_budget
+        left = REACH * self.grid.token_budget
         for place, number in islice(self._pop_waiting(), MAX_BATCH):
             yield place, number
             left -= self._windows[number][place].length

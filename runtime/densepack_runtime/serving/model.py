@@ -23,7 +23,7 @@ from densepack_runtime.host.records import data_from_record
 from densepack_runtime.host.versions import package_versions
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.serving.batcher import Batcher
-from densepack_runtime.serving.grid import Grid, warm
+from densepack_runtime.serving.grid import Grid, seconds_of, warm
 from densepack_runtime.serving.metrics import Metrics
 from densepack_runtime.serving.options import ServerOptions
 from densepack_runtime.serving.reopening import ReopenedSession
@@ -61,8 +61,10 @@ class Model:
         return cls(answerer, batcher, facts["name"], facts, session, shapes)
 
     def warm(self, wanted: Callable[[], bool] = lambda: True) -> None:
-        """Run a batch of each shape, as long as that is wanted."""
+        """Run a batch of each shape, and measure what a batch costs, as long as that is wanted."""
         warm(self.session, takewhile(lambda _: wanted(), self.shapes))
+        if wanted():
+            self.batcher.regrid(lambda grid: grid.measured(partial(seconds_of, self.session)))
 
     def close(self) -> None:
         """Free it; what is not answered then gets an UnavailableError."""

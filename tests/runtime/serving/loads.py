@@ -2,9 +2,10 @@
 
     python -m tests.runtime.serving.loads BUNDLE [--squad dev-v1.1.json] [--requests 2000] [--rounds 3]
 
-Many connections first: batches of one, first in first out with the same budget, and the server as it is, in turns. Then
-the last at rates from half of what it could to twice that, each with all the requests again. Exit 1 where an answer was
-lost, or another than the library's. With `--times FILE` (of `densepack plan`) its simulation stands beside each.
+Many connections first: batches of one, first in first out with the same budget, the server as it is, and the same with
+a worker for each core, in turns. Then the server as it is at rates from half of what it could to twice that, each with
+all the requests again. Exit 1 where an answer was lost, or another than the library's. With `--times FILE` (of
+`densepack plan`) its simulation stands beside each.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from densepack_runtime.backends import choose_backend
 from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import print_table
+from densepack_runtime.host.cores import usable_cores
 from densepack_runtime.question_answering.answers import Answer
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.question_answering.squad import sample_squad_path
@@ -36,10 +38,12 @@ from tests.runtime.serving.load import BAD, CONNECTIONS, Outcome, Sent, Served, 
 
 KIND = "densepack load test"
 AS_IT_IS = "as it is"
+A_WORKER_EACH = "as it is, a worker for each core"
 SERVERS = {
     "batches of one": "import densepack_runtime.serving.grid as grid; grid.FEW_ROWS, grid.MAX_BATCH = (1,), 1",
     "first in, first out": "from tests.runtime.serving.loads import serve_in_order; serve_in_order()",
     AS_IT_IS: "",
+    A_WORKER_EACH: "",
 }
 SHARES = (0.5, 0.8, 1.0, 1.5, 2.0)
 
@@ -58,6 +62,11 @@ def serve_in_order() -> None:
     Grid.next_batch = next_batch  # type: ignore[method-assign]
 
 
+def workers_of(name: str) -> tuple[str, ...]:
+    """The option of a server with several processes, each with a core of its own."""
+    return ("--workers", str(usable_cores())) if name == A_WORKER_EACH else ()
+
+
 def resident_mib(server: Served) -> float:
     """Memory of a server's process."""
     [line] = [one for one in Path(f"/proc/{server.process.pid}/status").read_text().splitlines() if "VmRSS" in one]
@@ -69,7 +78,8 @@ def simulation_of(asked: argparse.Namespace) -> Simulation | None:
         return None
     bundle = Bundle.open(asked.bundle)
     batching = choose_backend(bundle, asked.backend, asked.precision).batching
-    return Simulation(Grid.of(batching, bundle.manifest.max_length), TIMES.read(asked.times, KeptTimes).times)
+    times = TIMES.read(asked.times, KeptTimes).times
+    return Simulation(Grid.of(batching, bundle.manifest.max_length).measured(times.alone), times)
 
 
 def lengths_of(requests: Sequence[Sent], answerer: QuestionAnswerer) -> list[list[int]]:
@@ -120,7 +130,7 @@ class Trial:
         options = ("--backend", asked.backend, "--precision", asked.precision, "--timeout-s", "600")
         with ExitStack() as opened:
             servers = {
-                name: opened.enter_context(served(asked.bundle, *options, first=first))
+                name: opened.enter_context(served(asked.bundle, *options, *workers_of(name), first=first))
                 for name, first in SERVERS.items()
             }
             rounds = [self._round(number, servers) for number in range(asked.rounds)]

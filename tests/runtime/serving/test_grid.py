@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from densepack_runtime.serving.grid import Grid, warm
+from densepack_runtime.serving.grid import (
+    BATCH_COST,
+    MOST_COST,
+    TIMED_LENGTH,
+    TIMED_RUNS,
+    Grid,
+    seconds_of,
+    warm,
+)
 from densepack_runtime.sessions.batching import Batching
 from densepack_runtime.sessions.fake_session import FakeSession
 
@@ -62,6 +72,44 @@ def test_what_is_nearly_alike_goes_together() -> None:
 def test_the_longest_window_is_not_padded_beyond_what_the_model_takes(longest: int) -> None:
     grid = Grid.of(Batching(few_shapes=True), longest)
     assert max(length for _, length in grid.shapes()) == longest == grid.length(longest)
+
+
+@pytest.mark.parametrize("cost", [0, 40, 350, MOST_COST])
+def test_what_a_batch_costs_is_measured(cost: int) -> None:
+    assert FEW.batch_cost == BATCH_COST
+    measured = FEW.measured(lambda rows, length: 2e-5 * (cost + rows * length))
+    assert measured == replace(FEW, batch_cost=cost)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "cost"),
+    [
+        (lambda *_: 0.004, MOST_COST),  # as long for one window as for many
+        (lambda rows, _: 0.004 / rows, MOST_COST),  # a slow moment of the host
+        (lambda rows, length: (rows * length) ** 2, 0),
+        (lambda *_: 0.0, MOST_COST),
+    ],
+)
+def test_whatever_is_measured_is_a_cost(seconds: Callable[[int, int], float], cost: int) -> None:
+    assert FEW.measured(seconds).batch_cost == cost
+
+
+def test_a_grid_whose_batches_have_one_row_has_nothing_to_measure() -> None:
+    grid = Grid(token_budget=100, longest=384, step=32, rows=(1, 2, 4))
+    assert grid.measured(lambda *_: 1 / 0) is grid
+
+
+def test_the_more_a_batch_costs_the_more_unlike_windows_go_together() -> None:
+    assert batches_of(ANY, [100, 50]) == [([100], 100), ([50], 50)]
+    assert batches_of(replace(ANY, batch_cost=60), [100, 50]) == [([100, 50], 100)]
+
+
+def test_a_shape_is_timed_by_its_shortest_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = FakeSession()
+    clock = iter([0.0, 5.0, 10.0, 12.0, 20.0, 23.0, 30.0, 38.0, 40.0, 44.0])
+    monkeypatch.setattr("densepack_runtime.serving.grid.time.perf_counter", lambda: next(clock))
+    assert seconds_of(session, 3, TIMED_LENGTH) == 2.0
+    assert [batch.shape for batch in session.batches] == [(3, TIMED_LENGTH)] * TIMED_RUNS
 
 
 def test_every_shape_is_warmed() -> None:

@@ -120,6 +120,7 @@ def measure(
 ) -> BatchTimes:
     """Run every shape, and ask a server around the answerer. `measured` hears of each step."""
     alone = BatchTimes(tuple(_shape_times(answerer, grid, measured)))
+    grid = grid.measured(alone.alone)
     one_by_one = ask(answerer, grid, list(islice(cycle(pairs), ALONE)), at_once=1)
     measured("questions one by one")
     loaded = ask(answerer, grid, list(islice(cycle(pairs), TOGETHER)), AT_ONCE)
