@@ -26,9 +26,9 @@ from densepack_runtime.sessions.int8_ranges import Int8Ranges
 from densepack_runtime.sessions.openvino_int8 import in_steps, is_worth_it, quantised
 from densepack_runtime.sessions.session import Batch, graph_inputs
 
-# The norm of a product's error over that of the product. MiniLM on SQuAD, 600 questions: products below 0.015 leave
-# 97.8 % of the answers as they were, below 0.03 97.3 %, all of them 96.0 %; without moving anything it is 88.5 %.
-LIMIT = 0.015
+# The norm of a product's error over that of the product. The embedded checkpoint on 256 windows: with products below
+# 0.008 98.0 % have the same best span, below 0.012 96.5 %, below 0.015 94.9 % (BF16 98.8 %); parity asks for 95 %.
+LIMIT = 0.012
 # How much of an input's magnitude its range follows; the rest follows its weights.
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 ROWS_OF_A_BATCH = 64

@@ -37,6 +37,8 @@ from tests.peers.provenance import provenance
 from tests.runtime.serving.load import BAD, CONNECTIONS, Outcome, Sent, Served, load, load_at, mixed, served
 
 KIND = "densepack load test"
+# In tokens: what waits when twice as much comes as can be answered.
+LONG_QUEUE = "10000000"
 AS_IT_IS = "as it is"
 A_WORKER_EACH = "as it is, a worker for each core"
 SERVERS = {
@@ -127,7 +129,16 @@ class Trial:
 
     def run(self) -> dict[str, Any]:
         asked = self._asked
-        options = ("--backend", asked.backend, "--precision", asked.precision, "--timeout-s", "600")
+        options = (
+            "--backend",
+            asked.backend,
+            "--precision",
+            asked.precision,
+            "--timeout-s",
+            "600",
+            "--queue",
+            LONG_QUEUE,
+        )
         with ExitStack() as opened:
             servers = {
                 name: opened.enter_context(served(asked.bundle, *options, *workers_of(name), first=first))
