@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from densepack_export.graphs.int8_error import LIMIT, WINDOWS, measure_int8_ranges
 from densepack_export.graphs.onnx_export import OnnxExport, export_onnx
 from densepack_export.plans.into_bundle import PlanRequest, build_into
-from densepack_export.proofs.int8_error import LIMIT, measure_int8_ranges
 from densepack_export.proofs.range_gate import measure_fp16_ranges
 from densepack_export.proofs.verify import climb_from_checkpoint
 from densepack_export.report.writing import refresh_report
@@ -52,7 +52,6 @@ from densepack_runtime.tensorrt_plans.choice import misfit
 from densepack_runtime.tensorrt_plans.record import NOT_RUN, PlanEntry
 
 RANGE_GATE_WINDOWS = 500
-INT8_WINDOWS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,7 @@ def _check_ranges(
 
 
 def _measure_int8(packed: PackedBertForQuestionAnswering, draft: BundleDraft, run: ParityRun, story: Story) -> None:
-    chosen = stratified_windows(run.windows, INT8_WINDOWS)
+    chosen = stratified_windows(run.windows, WINDOWS)
     with story.bar("INT8 ranges", len(chosen)) as advance:
         ranges = measure_int8_ranges(packed, _told(run.batches(chosen), advance))
     ranges.save(draft.path(INT8_RANGES_NAME))

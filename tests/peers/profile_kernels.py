@@ -58,7 +58,7 @@ def table(document: dict[str, Any]) -> str:
     totals = {name: sum(medians[name].values()) for name in precisions}
     kinds = {kind for of in medians.values() for kind in of}
     large = [kind for kind in kinds if any(medians[name][kind] >= SMALL * totals[name] for name in precisions)]
-    large.sort(key=lambda kind: -medians[precisions[0]][kind])
+    large.sort(key=lambda kind: (-medians[precisions[0]][kind], kind))
     lines = [
         f"| kernels | {' | '.join(f'{name.upper()}, ms' for name in precisions)} |",
         "|---|" + "---|" * len(totals),

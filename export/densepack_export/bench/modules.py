@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ import torch
 
 from densepack_export.bench.names import Kind, SideName
 from densepack_export.bench.openers import FileOpener, texts_of_bundle
-from densepack_export.graphs.onnx_export import export_onnx
+from densepack_export.graphs.int8_error import WINDOWS, measure_int8_ranges
+from densepack_export.graphs.onnx_export import export_onnx, random_batch
 from densepack_export.plans.builder import PlanSettings, build_plan, choose_flavour
 from densepack_models.formats.checkpoint import load_checkpoint
 from densepack_models.formats.replica import SEED
@@ -24,9 +26,14 @@ from densepack_models.torch_session import TorchSession
 from densepack_runtime.backends import BACKENDS
 from densepack_runtime.benchmark.sides import OpenSession, Side, Texts
 from densepack_runtime.bundle import MANIFEST_NAME, Bundle
+from densepack_runtime.parity.climb import ParityRun
+from densepack_runtime.parity.recorded_reference import stratified_windows
+from densepack_runtime.question_answering.squad import read_squad, sample_squad_path
 from densepack_runtime.question_answering.windows import MAX_LENGTH
+from densepack_runtime.sessions.int8_ranges import INT8_RANGES_NAME
+from densepack_runtime.sessions.openvino_tiles import has_tiles
 from densepack_runtime.sessions.options import SessionOptions
-from densepack_runtime.sessions.session import GRAPH_OF, Session
+from densepack_runtime.sessions.session import GRAPH_OF, Batch, Session
 from densepack_runtime.sessions.shapes import Profile
 from densepack_runtime.structure import Structure
 
@@ -64,7 +71,7 @@ def side_of_module(name: SideName, bundle: Bundle | None, opened: ExitStack, opt
         opener, session = ModuleOpener(name), _torch_session(loaded.module, kind, options)
     else:
         folder = Path(opened.enter_context(TemporaryDirectory(prefix="densepack-bench-")))
-        opener = exported(loaded.module, kind, folder)
+        opener = exported(loaded.module, kind, folder, loaded.texts)
         session = opener(options)
     return Side(
         name=str(name),
@@ -107,10 +114,14 @@ def _torch_session(module: PackedBertForQuestionAnswering, kind: Kind, options: 
     return TorchSession(module, device=device, options=options, compiled=kind.backend.endswith("compiled"))
 
 
-def exported(module: PackedBertForQuestionAnswering, kind: Kind, folder: Path) -> OpenSession:
+def exported(
+    module: PackedBertForQuestionAnswering, kind: Kind, folder: Path, texts: Texts | None = None
+) -> OpenSession:
     """The module as a graph, or as a plan, in a folder, and what opens it."""
     graph = folder / "model.onnx"
     export_onnx(module, graph, precision=GRAPH_OF[kind.precision])
+    if kind.precision == "int8" and has_tiles():
+        measure_int8_ranges(module, _batches(module.structure, texts)).save(folder / INT8_RANGES_NAME)
     if not BACKENDS[kind.backend].runs_plans:
         return FileOpener(graph, kind)
     batch, length = _PLAN_SHAPE
@@ -118,3 +129,11 @@ def exported(module: PackedBertForQuestionAnswering, kind: Kind, folder: Path) -
     plan = folder / "model.plan"
     settings = PlanSettings(choose_flavour(), GRAPH_OF[kind.precision])
     return FileOpener(plan, kind, build_plan(graph, plan, settings, profiles).entry)
+
+
+def _batches(structure: Structure, texts: Texts | None) -> Iterable[Batch]:
+    """What INT8 is measured on: the embedded questions, or any tokens where there is no tokenizer."""
+    if texts is None:
+        return [random_batch(structure, 4, min(MAX_LENGTH, structure.longest_input))]
+    run = ParityRun.of(texts.windower(), read_squad(sample_squad_path()), "sample")
+    return run.batches(stratified_windows(run.windows, WINDOWS))

@@ -3,7 +3,7 @@
     ranges = Int8Ranges.read(folder / INT8_RANGES_NAME)
     ranges["layer.0.attention.query"]       # float32 [inputs]: a value divided by its range lies between -1 and 1
 
-Measured on real windows when a bundle is built (`densepack_export.proofs.int8_error`), for the products that bear it.
+Measured on real windows when a bundle is built (`densepack_export.graphs.int8_error`), for the products that bear it.
 A product is called after its module; its node in the graph is that name's (`product_name`).
 """
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import densepack_export.proofs.int8_error as module
+import densepack_export.graphs.int8_error as module
+from densepack_export.graphs.int8_error import best_ranges, measure_int8_ranges
 from densepack_export.graphs.onnx_export import random_batch
-from densepack_export.proofs.int8_error import best_ranges, measure_int8_ranges
 from densepack_models.packed_bert import PackedBertForQuestionAnswering
 from densepack_runtime.errors import InputError
 from densepack_runtime.sessions.openvino_int8 import in_steps, is_worth_it, quantised
