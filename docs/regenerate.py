@@ -11,7 +11,7 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,6 +30,7 @@ FAULTS = REPOSITORY / "tests" / "faults" / "results.json"
 EXTRAS = REPOSITORY / "tests" / "extras.json"
 # Load tests by backend, and what they call our server.
 LOADS = ("load_openvino", "load_onnxruntime")
+AMX_LOADS = ("load_openvino_bf16_amx", "load_openvino_amx")
 AS_IT_IS, OUR_SERVER = "as it is", "`densepack serve`"
 FACTS = (("per_second", 1), ("p50_ms", 0), ("p99_ms", 0))
 
@@ -144,14 +145,15 @@ def _rates(name: str = "peers") -> dict[str, float]:
 
 def against() -> str:
     """densepack against what people use."""
-    document, rates = result("peers"), _rates()
+    document, rates, amx = result("peers"), _rates(), _rates("peers_amx")
     first = rates[FIRST_RIVAL]
     shown = {name: RIVALS.get(name, f"{name}, the pruned model") for name in SHOWN}
     rows = [(told, f"{rates[name]:.1f}", f"{rates[name] / first:.1f}") for name, told in shown.items()]
     told = (
         f"\nThe first {document['settings']['questions']:,} questions of {document['squad']}, from the file to EM and "
         f"F1, through models of the published shape with random weights, on {_hardware(document)} "
-        f"(`{document['command']}`). [All of them](docs/speed.md#against-what-people-use), with memory and BF16."
+        f"(`{document['command']}`). [All of them](docs/speed.md#against-what-people-use), with memory and BF16. On a "
+        f"processor with AMX, INT8 answers {amx['densepack, INT8'] / amx[FIRST_RIVAL]:.1f} times as many as the first."
     )
     return table(("", "questions a second", "times the first"), rows) + "\n" + told
 
@@ -226,9 +228,9 @@ def faults() -> str:
     return table(("kind", "how it ended", "tries"), rows)
 
 
-def loads() -> str:
+def loads(names: Iterable[str] = LOADS) -> str:
     """Servers under load, by backend: rounds over many connections, in the middle and least to most beside ours."""
-    documents = [result(name) for name in LOADS]
+    documents = [result(name) for name in names]
     parts = [_load(document) for document in documents]
     document, settings = documents[-1], documents[-1]["settings"]
     told = f"{settings['requests']:,} requests with questions of {document['squad']} over {document['connections']} "
@@ -249,9 +251,9 @@ def _load(document: dict[str, Any]) -> str:
     return table((told, "questions/s", "p50 ms", "p99 ms", "ours beside it"), rows)
 
 
-def as_they_come() -> str:
+def as_they_come(name: str = LOADS[0]) -> str:
     """What the server answers at rates up to twice what it can, and what its simulation expects."""
-    document = result(LOADS[0])
+    document = result(name)
     rows = [
         (
             f"{one['rate']:.1f} ({one['share']:g}x)",
@@ -327,7 +329,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "against": against,
     "peers": peers,
     "peers avx2": lambda: peers("peers_avx2"),
+    "peers amx": lambda: peers("peers_amx"),
     "packing": lambda: latency("bench_packing"),
+    "packing amx": lambda: latency("bench_packing_amx"),
     "packing avx2": lambda: latency("bench_packing_avx2"),
     "backends": lambda: latency("bench_backends"),
     "backends avx2": lambda: latency("bench_backends_avx2"),
@@ -335,14 +339,18 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "squad": lambda: squad("bench_squad"),
     "movement squad": lambda: squad("bench_squad_movement"),
     "eval profile": lambda: eval_profile("eval_profile"),
+    "eval profile amx": lambda: eval_profile("eval_profile_amx"),
     "eval profile avx2": lambda: eval_profile("eval_profile_avx2"),
     "kernels": lambda: kernels("kernel_profile"),
+    "kernels amx": lambda: kernels("kernel_profile_amx"),
     "kernels avx2": lambda: kernels("kernel_profile_avx2"),
     "growth": growth,
     "tried": tried,
     "faults": faults,
     "loads": loads,
+    "loads amx": lambda: loads(AMX_LOADS),
     "as they come": as_they_come,
+    "as they come amx": lambda: as_they_come(AMX_LOADS[0]),
     "servers": servers,
     "extras": extras,
 }
