@@ -12,6 +12,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,8 @@ class Int8Ranges(Mapping[str, NDArray[np.float32]]):
 
     def save(self, path: Path) -> None:
         """Write the .npz (no pickles inside)."""
-        np.savez_compressed(path, allow_pickle=False, **self._ranges)
+        arrays: dict[str, Any] = self._ranges
+        np.savez_compressed(path, **arrays)
 
     @classmethod
     def read(cls, path: Path) -> Int8Ranges:

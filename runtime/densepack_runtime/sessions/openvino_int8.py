@@ -21,7 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from densepack_runtime.errors import BundleError
 from densepack_runtime.sessions.int8_ranges import product_name
+from densepack_runtime.sessions.openvino_tiles import TILE
 
 # Fewer values share a scale: more exact; more do: faster. 64 was the largest that kept 97 % of the answers of MiniLM.
 GROUP_SIZE = 64
@@ -48,7 +50,8 @@ def with_fixed_scales(openvino: Any, model: Any, ranges: Mapping[str, NDArray[np
 
     Each input is divided by its range and rounded to STEPS steps; the weights are multiplied by it before they are
     quantised. So one scale serves all inputs, as the hardware wants it, and large ones do not take the small ones'
-    bits. Products that take in the same tensor with the same ranges share what it became.
+    bits. Products that take in the same tensor with the same ranges share what it became. Raises BundleError for ranges
+    of another product.
     """
     shared: dict[tuple[str, int, bytes], Any] = {}
     found = 0
@@ -57,9 +60,7 @@ def with_fixed_scales(openvino: Any, model: Any, ranges: Mapping[str, NDArray[np
         name = product_name(product.get_friendly_name())
         if weights is None or name not in ranges:
             continue
-        # Inputs that were added to fill tiles are 0.
-        wide = np.ones(weights.shape[1], np.float32)
-        wide[: len(ranges[name])] = ranges[name]
+        wide = _filled_up(ranges[name], weights.shape[1], name)
         factor = product.input_value(0)
         key = (factor.get_node().get_friendly_name(), factor.get_index(), wide.tobytes())
         if key not in shared:
@@ -68,6 +69,13 @@ def with_fixed_scales(openvino: Any, model: Any, ranges: Mapping[str, NDArray[np
         found += 1
     model.validate_nodes_and_infer_types()
     return found
+
+
+def _filled_up(ranges: NDArray[np.float32], inputs: int, name: str) -> NDArray[np.float32]:
+    """A range for each input; those that were added to fill tiles are 0."""
+    if not 0 <= inputs - len(ranges) < TILE:
+        raise BundleError(f"{len(ranges)} INT8 ranges for the {inputs} inputs of {name}: build the bundle again")
+    return np.concatenate([ranges, np.ones(inputs - len(ranges), np.float32)])
 
 
 def in_steps(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,6 +15,7 @@ from densepack_runtime.errors import BundleError
 from densepack_runtime.host.files import sha256_of
 from densepack_runtime.sessions.int8_ranges import INT8_RANGES_NAME, Int8Ranges, product_name
 from densepack_runtime.sessions.openvino_int8 import STEPS, in_steps, quantised, with_fixed_scales
+from densepack_runtime.sessions.openvino_tiles import TILE
 from tests.runtime.sessions.test_onnxruntime_session import save_graph
 
 QUERY, OUTPUT = "layer.0.attention.query", "layer.0.ffn.output"
@@ -116,6 +117,14 @@ def test_inputs_that_fill_tiles_need_no_range() -> None:
     with_fixed_scales(openvino, short, {QUERY: np.ones(INPUTS - 6, np.float32)})
     with_fixed_scales(openvino, whole, {QUERY: np.ones(INPUTS, np.float32)})
     np.testing.assert_array_equal(run(openvino, short, values), run(openvino, whole, values))
+
+
+@pytest.mark.parametrize("count", [INPUTS + 1, INPUTS - TILE])
+def test_ranges_of_another_product_are_refused(count: int) -> None:
+    openvino = module.import_openvino()
+    model = graph_of(openvino, {QUERY: np.ones((OUTPUTS, INPUTS), np.float32)})
+    with pytest.raises(BundleError, match=f"{count} INT8 ranges for the {INPUTS} inputs of {QUERY}: build the bundle"):
+        with_fixed_scales(openvino, model, {QUERY: np.ones(count, np.float32)})
 
 
 @pytest.mark.parametrize("tiles", [True, False])
