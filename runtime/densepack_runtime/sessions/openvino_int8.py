@@ -50,8 +50,8 @@ def with_fixed_scales(openvino: Any, model: Any, ranges: Mapping[str, NDArray[np
 
     Each input is divided by its range and rounded to STEPS steps; the weights are multiplied by it before they are
     quantised. So one scale serves all inputs, as the hardware wants it, and large ones do not take the small ones'
-    bits. Products that take in the same tensor with the same ranges share what it became. Raises BundleError for ranges
-    of another product.
+    bits. Products that take in the same tensor with the same ranges share what it became; those right behind another
+    one stay as they are. Raises BundleError for ranges of another product.
     """
     shared: dict[tuple[str, int, bytes], Any] = {}
     found = 0
@@ -60,8 +60,10 @@ def with_fixed_scales(openvino: Any, model: Any, ranges: Mapping[str, NDArray[np
         name = product_name(product.get_friendly_name())
         if weights is None or name not in ranges:
             continue
-        wide = _filled_up(ranges[name], weights.shape[1], name)
         factor = product.input_value(0)
+        if _is_biased_product(factor.get_node()):
+            continue
+        wide = _filled_up(ranges[name], weights.shape[1], name)
         key = (factor.get_node().get_friendly_name(), factor.get_index(), wide.tobytes())
         if key not in shared:
             shared[key] = _in_steps(openvino, factor, wide)
@@ -69,6 +71,13 @@ def with_fixed_scales(openvino: Any, model: Any, ranges: Mapping[str, NDArray[np
         found += 1
     model.validate_nodes_and_infer_types()
     return found
+
+
+def _is_biased_product(node: Any) -> bool:
+    """Whether a node adds the bias to a product: OpenVINO 2026.4.1 computes a division right behind it wrongly."""
+    return node.get_type_name() == "Add" and any(
+        value.get_node().get_type_name() == "MatMul" for value in node.input_values()
+    )
 
 
 def _filled_up(ranges: NDArray[np.float32], inputs: int, name: str) -> NDArray[np.float32]:

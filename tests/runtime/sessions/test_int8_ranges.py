@@ -119,6 +119,24 @@ def test_inputs_that_fill_tiles_need_no_range() -> None:
     np.testing.assert_array_equal(run(openvino, short, values), run(openvino, whole, values))
 
 
+def test_a_product_right_behind_another_one_is_left_alone() -> None:
+    """As after ELECTRA's projection of embeddings."""
+    openvino = module.import_openvino()
+    ops, rng = openvino.opset13, np.random.default_rng(3)
+    first, second = (rng.standard_normal((INPUTS, INPUTS)).astype(np.float32) for _ in range(2))
+    factor = ops.parameter([-1, -1, INPUTS], np.float32)
+    projected = ops.add(
+        ops.matmul(factor, ops.constant(first), False, True), ops.constant(np.ones((1, 1, INPUTS), np.float32))
+    )
+    product = ops.matmul(projected, ops.constant(second), False, True)
+    product.set_friendly_name("/layer.0/attention/query/MatMul")
+    model = openvino.Model([product, projected], [factor])
+    values = rng.standard_normal((2, 9, INPUTS)).astype(np.float32)
+    ranges = np.abs(values @ first.T + 1).max(axis=(0, 1))
+    assert with_fixed_scales(openvino, model, {QUERY: ranges}) == 0
+    assert np.abs(run(openvino, model, values)[0] - (values @ first.T + 1) @ second.T).max() < 1e-2
+
+
 @pytest.mark.parametrize("count", [INPUTS + 1, INPUTS - TILE])
 def test_ranges_of_another_product_are_refused(count: int) -> None:
     openvino = module.import_openvino()
