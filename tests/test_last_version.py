@@ -16,6 +16,10 @@ LAST = Path(__file__).with_name("last_version")
 QUESTIONS = 8
 # Sums in another order, through 6 of 12 steps of 1e-3 that Adam makes of them.
 ROUNDING = 1e-4
+# What these add is the same for all tokens and changes no answer: their gradient is rounding, of which Adam makes steps
+# of the whole rate, on each processor others.
+WITHOUT_GRADIENT = ("key.bias", "qa_outputs.bias", "layer.1.output.LayerNorm.bias")
+SIX_STEPS_APART = 2 * 6 * 1e-3
 
 
 @pytest.fixture
@@ -75,6 +79,8 @@ def test_a_training_of_the_last_version_goes_on(densepack: CommandLine, tmp_path
     assert prune(tmp_path / "whole", tmp_path / "fresh", *every).code == 0
     found, wanted = (load_file(tmp_path / name / "model.safetensors") for name in ("resumed", "whole"))
     assert found.keys() == wanted.keys()
-    assert all(found[name].allclose(wanted[name], rtol=0, atol=ROUNDING) for name in wanted)
+    for name in wanted:
+        atol = SIX_STEPS_APART if name.endswith(WITHOUT_GRADIENT) else ROUNDING
+        assert found[name].allclose(wanted[name], rtol=0, atol=atol), name
     start = load_file(LAST / "start" / "model.safetensors")
     assert any(not start[name].allclose(wanted[name], rtol=0, atol=20 * ROUNDING) for name in wanted)
