@@ -105,12 +105,12 @@ class Grid:
 def warm(session: Session, shapes: Iterable[tuple[int, int]]) -> None:
     """Run a batch of each shape, so that no request waits for what a backend does at the first."""
     for rows, length in shapes:
-        session.run(_batch(rows, length))
+        session.run(batch_of(rows, length))
 
 
 def seconds_of(session: Session, rows: int, length: int) -> float:
     """What a batch of this shape takes where nothing else runs."""
-    batch, found = _batch(rows, length), []
+    batch, found = batch_of(rows, length), []
     for _ in range(TIMED_RUNS):
         start = time.perf_counter()
         session.run(batch)
@@ -118,6 +118,7 @@ def seconds_of(session: Session, rows: int, length: int) -> float:
     return min(found)
 
 
-def _batch(rows: int, length: int) -> Batch:
+def batch_of(rows: int, length: int) -> Batch:
+    """A batch of this shape that holds nobody's windows."""
     zeros = np.zeros((rows, length), dtype=np.int64)
     return Batch(zeros, np.ones_like(zeros), zeros)

@@ -27,9 +27,8 @@ from densepack_runtime.host.files import write_text_atomic
 from densepack_runtime.host.records import Document, data_from_record
 from densepack_runtime.question_answering.pairs import Pair
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
-from densepack_runtime.serving.grid import FEW_ROWS, LENGTH_STEP, Grid
+from densepack_runtime.serving.grid import FEW_ROWS, LENGTH_STEP, Grid, batch_of
 from densepack_runtime.serving.sizing.loopback import ask
-from densepack_runtime.sessions.session import Batch
 
 TIMES = Document("the file of times", InputError, "give another file to --times")
 ROUNDS = 3
@@ -145,8 +144,7 @@ def _shape_times(answerer: QuestionAnswerer, grid: Grid, measured: Callable[[str
     seconds: dict[tuple[int, int], list[float]] = {shape: [] for shape in shapes}
     for _ in range(1 + ROUNDS):
         for shape in shapes:
-            ones = np.ones(shape, dtype=np.int64)
-            batch = Batch(ones, ones, np.zeros_like(ones))
+            batch = batch_of(*shape)
             start = time.perf_counter()
             answerer.session.run(batch)
             seconds[shape].append(time.perf_counter() - start)
