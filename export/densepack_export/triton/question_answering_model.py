@@ -7,6 +7,7 @@ are cut into windows and run in batches of similar length by the engine model be
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]  # Triton brings it
 
 from densepack_runtime.errors import BackendError, DensepackError, InputError
-from densepack_runtime.question_answering.answers import Answer, Ranker, SpanRules
+from densepack_runtime.question_answering.answers import Answer, SpanRules, WindowSpans
 from densepack_runtime.question_answering.pairs import Pair
 from densepack_runtime.question_answering.pools import Pool, pools_of
 from densepack_runtime.question_answering.windows import Windower
@@ -53,7 +54,7 @@ class TritonPythonModel:
 
     def _answered(self, pool: Pool) -> Iterator[Answer | DensepackError]:
         """The best answers of a pool in order. A batch that fails costs the questions with windows in it, no others."""
-        ranker = self._rules.ranker(pool.contexts, pool.first)
+        found: dict[int, list[WindowSpans]] = defaultdict(list)
         failed: dict[int, DensepackError] = {}
         for batch in length_sorted_batches(
             pool.windows(),
@@ -62,14 +63,23 @@ class TritonPythonModel:
             **self._batches,
         ):
             try:
-                ranker.add(batch, self._logits(batch))
+                read = self._rules.read(batch, self._logits(batch))
             except BackendError as error:
                 failed.update((window.example - pool.first, error) for window in batch.windows)
+            else:
+                for window, spans in zip(batch.windows, read, strict=True):
+                    found[window.example - pool.first].append(spans)
         for place, result in enumerate(pool.results):
             if isinstance(result, InputError):
                 yield result
             else:
-                yield failed.get(place) or _best(ranker, place)
+                yield failed.get(place) or self._best(pool.contexts[place], found[place])
+
+    def _best(self, context: str, found: Sequence[WindowSpans]) -> Answer | DensepackError:
+        try:
+            return self._rules.answers(context, found)[0]
+        except BackendError as error:
+            return error
 
     def _logits(self, batch: Batch) -> Logits:
         """One batch through the engine model. Raises BackendError with what Triton says."""
@@ -87,13 +97,6 @@ class TritonPythonModel:
             raise BackendError(f"the model {self._engine} failed: {error}") from error
         start, end = (pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in OUTPUT_NAMES)
         return Logits(start, end)
-
-
-def _best(ranker: Ranker, place: int) -> Answer | DensepackError:
-    try:
-        return ranker.answers(place)[0]
-    except BackendError as error:
-        return error
 
 
 def _pairs(request: Any) -> list[Pair | InputError]:

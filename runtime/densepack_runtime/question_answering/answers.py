@@ -5,14 +5,14 @@ after its start and have at most 30 tokens; its score is the sum of its two logi
 over all its windows.
 
     candidates = span_candidates(batch, logits)          # arrays [B, N]
-    spans = QuestionSpans(); spans.add(window, candidates, row); spans.ranked(context, SpanRules())
+    SpanRules().answers(context, SpanRules().read(batch, logits))       # where all rows are of one question
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, Self
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,32 +67,46 @@ class SpanRules:
         """These rules with room for `count` answers."""
         return replace(self, n_best=max(self.n_best, count))
 
-    def ranker(self, contexts: Sequence[str], first: int) -> Ranker:
-        """What ranks the answers to questions about these contexts, of which `first` is the number of the first."""
-        return _SpanRanker(self, contexts, first)
+    def read(self, batch: Batch, logits: Logits) -> list[WindowSpans]:
+        """The spans of every row that its question's answers are chosen from."""
+        found = span_candidates(batch, logits, self)
+        return [_window_spans(window, found, row) for row, window in enumerate(batch.windows)]
+
+    def answers(self, context: str, found: Sequence[WindowSpans]) -> list[Answer]:
+        """The n-best answers with different texts, best first; with a null threshold the null answer among them.
+
+        The null answer comes first when the threshold decides for it, otherwise its place is that of its score.
+        Raises BackendError when the model gave no finite logits to choose by.
+        """
+        spans = entries = _best_texts(context, found, self.n_best)
+        if self.null_threshold is not None:
+            null_score = min((window.null_score for window in found if np.isfinite(window.null_score)), default=np.inf)
+            entries = sorted([*spans, ("", 0, 0, null_score)], key=lambda entry: -entry[3])
+        if not spans or not np.isfinite(entries[0][3]):
+            raise BackendError(
+                "the model gave no finite logits for this question: its weights are damaged, or the precision "
+                "overflows (densepack parity shows where)"
+            )
+        answers = _with_probabilities(entries)
+        return answers if self.null_threshold is None else _null_first(answers, self)
 
 
-class Ranker(Protocol):
-    """Collects the logits of the windows of some questions, in any order, and ranks their answers."""
-
-    def add(self, batch: Batch, logits: Logits) -> None:
-        """Take the windows of a batch, each of one of the questions."""
-        ...
-
-    def answers(self, place: int) -> list[Answer]:
-        """The ranked answers to the question at this place, best first, once all its windows were added."""
-        ...
+Found = TypeVar("Found")
 
 
-class Rules(Protocol):
+class Rules(Protocol[Found]):
     """How answers are chosen: `SpanRules`, or `PipelineRules` as the transformers pipeline did."""
 
     def for_best(self, count: int) -> Self:
         """These rules for `count` answers a question."""
         ...
 
-    def ranker(self, contexts: Sequence[str], first: int, /) -> Ranker:
-        """What ranks the answers to questions about these contexts, of which `first` is the number of the first."""
+    def read(self, batch: Batch, logits: Logits, /) -> list[Found]:
+        """What the answers are chosen from, of every row; all rows at once, since that is faster."""
+        ...
+
+    def answers(self, context: str, found: Sequence[Found], /) -> list[Answer]:
+        """The answers to one question, best first, by what was read of all its windows, in any order."""
         ...
 
 
@@ -194,68 +208,34 @@ def character_spans(window: Window, start: NDArray[np.int64], end: NDArray[np.in
     )
 
 
-@dataclass(slots=True)
-class QuestionSpans:
-    """Collects the candidates of all windows of one question, in any order, and ranks them.
+@dataclass(frozen=True, slots=True)
+class WindowSpans:
+    """The best spans of one window: its first token (to break ties), characters int32 [N, 2], scores float32 [N]."""
 
-    `spans` holds, per window, its first token (to break ties), characters [N, 2] and scores [N].
-    """
-
-    spans: list[tuple[int, NDArray[np.int32], NDArray[np.float32]]] = field(default_factory=list)
-    null_score: float = np.inf
-
-    def add(self, window: Window, candidates: SpanCandidates, row: int) -> None:
-        """Take the candidates of one window."""
-        valid = np.isfinite(candidates.score[row])
-        places = character_spans(window, candidates.start[row][valid], candidates.end[row][valid])
-        self.spans.append((window.first_token, places, candidates.score[row][valid]))
-        null_score = float(candidates.null_score[row])
-        if np.isfinite(null_score):
-            self.null_score = min(self.null_score, null_score)
-
-    def ranked(self, context: str, rules: SpanRules) -> list[Answer]:
-        """The n-best answers with different texts, best first; with a null threshold the null answer among them.
-
-        The null answer comes first when the threshold decides for it, otherwise its place is that of its score.
-        Raises BackendError when the model gave no finite logits to choose by.
-        """
-        in_order = sorted(self.spans, key=lambda entry: entry[0])
-        places = np.concatenate([places for _, places, _ in in_order])
-        scores = np.concatenate([scores for _, _, scores in in_order]).astype(np.float64)
-        order = np.argsort(-scores, kind="stable")
-        found: dict[str, tuple[int, int, float]] = {}
-        for index in order.tolist():
-            start, end = places[index].tolist()
-            found.setdefault(context[start:end], (start, end, float(scores[index])))
-            if len(found) == rules.n_best:
-                break
-        entries = [(text, *place) for text, place in found.items()]
-        if rules.null_threshold is not None:
-            entries.append(("", 0, 0, self.null_score))
-            entries.sort(key=lambda entry: -entry[3])
-        if not found or not np.isfinite(entries[0][3]):
-            raise BackendError(
-                "the model gave no finite logits for this question: its weights are damaged, or the precision "
-                "overflows (densepack parity shows where)"
-            )
-        answers = _with_probabilities(entries)
-        return answers if rules.null_threshold is None else _null_first(answers, rules)
+    first_token: int
+    places: NDArray[np.int32]
+    scores: NDArray[np.float32]
+    null_score: float
 
 
-class _SpanRanker:
-    """Ranks by the SQuAD rule."""
+def _window_spans(window: Window, found: SpanCandidates, row: int) -> WindowSpans:
+    valid = np.isfinite(found.score[row])
+    places = character_spans(window, found.start[row][valid], found.end[row][valid])
+    return WindowSpans(window.first_token, places, found.score[row][valid], float(found.null_score[row]))
 
-    def __init__(self, rules: SpanRules, contexts: Sequence[str], first: int) -> None:
-        self._rules, self._contexts, self._first = rules, contexts, first
-        self._questions = [QuestionSpans() for _ in contexts]
 
-    def add(self, batch: Batch, logits: Logits) -> None:
-        candidates = span_candidates(batch, logits, self._rules)
-        for row, window in enumerate(batch.windows):
-            self._questions[window.example - self._first].add(window, candidates, row)
-
-    def answers(self, place: int) -> list[Answer]:
-        return self._questions[place].ranked(self._contexts[place], self._rules)
+def _best_texts(context: str, found: Sequence[WindowSpans], count: int) -> list[tuple[str, int, int, float]]:
+    """The best spans with different texts, best first: text, characters and score."""
+    in_order = sorted(found, key=lambda window: window.first_token)
+    places = np.concatenate([window.places for window in in_order])
+    scores = np.concatenate([window.scores for window in in_order]).astype(np.float64)
+    best: dict[str, tuple[int, int, float]] = {}
+    for index in np.argsort(-scores, kind="stable").tolist():
+        start, end = places[index].tolist()
+        best.setdefault(context[start:end], (start, end, float(scores[index])))
+        if len(best) == count:
+            break
+    return [(text, *place) for text, place in best.items()]
 
 
 def _with_probabilities(entries: Sequence[tuple[str, int, int, float]]) -> list[Answer]:

@@ -21,11 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densepack_runtime.errors import BackendError, InputError
-from densepack_runtime.question_answering.answers import Answer, Ranker
+from densepack_runtime.question_answering.answers import Answer
 from densepack_runtime.sessions.session import Batch, Logits, Window
 
 _NOT_FINITE = "the model gave no finite logits for this question (densepack parity shows where)"
 WindowLogits = tuple[NDArray[np.float32], NDArray[np.float32]]
+WindowAndLogits = tuple[Window, WindowLogits]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,27 +46,17 @@ class PipelineRules:
         """These rules for `count` answers."""
         return replace(self, top_k=count)
 
-    def ranker(self, contexts: Sequence[str], first: int) -> Ranker:
-        """What ranks the answers to questions about these contexts, of which `first` is the number of the first."""
-        return _PipelineRanker(self, contexts, first)
+    def read(self, batch: Batch, logits: Logits) -> list[WindowAndLogits]:
+        """Every row without its padding."""
+        return [
+            (window, (logits.start[row, : window.length], logits.end[row, : window.length]))
+            for row, window in enumerate(batch.windows)
+        ]
 
-
-class _PipelineRanker:
-    """Ranks as the pipeline did."""
-
-    def __init__(self, rules: PipelineRules, contexts: Sequence[str], first: int) -> None:
-        self._rules, self._contexts, self._first = rules, contexts, first
-        self._seen: list[list[tuple[Window, WindowLogits]]] = [[] for _ in contexts]
-
-    def add(self, batch: Batch, logits: Logits) -> None:
-        for row, window in enumerate(batch.windows):
-            pair = (logits.start[row, : window.length], logits.end[row, : window.length])
-            self._seen[window.example - self._first].append((window, pair))
-
-    def answers(self, place: int) -> list[Answer]:
-        windows, logits = zip(*self._seen[place], strict=True)
-        self._seen[place] = []  # the logits of a whole batch are behind each of them
-        return pipeline_answers(self._contexts[place], windows, logits, self._rules)
+    def answers(self, context: str, found: Sequence[WindowAndLogits]) -> list[Answer]:
+        """The answers to one question, best first. Raises BackendError for logits that are not finite."""
+        windows, logits = zip(*found, strict=True)
+        return pipeline_answers(context, windows, logits, self)
 
 
 def pipeline_answers(

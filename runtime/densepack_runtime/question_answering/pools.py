@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -131,19 +132,23 @@ def refuse_non_finite(batch: Batch, logits: Logits, backend: str) -> None:
         )
 
 
-def ranked(pool: Pool, computed: Iterator[tuple[Batch, Logits]], rules: Rules) -> Iterator[list[Answer] | InputError]:
+def ranked(
+    pool: Pool, computed: Iterator[tuple[Batch, Logits]], rules: Rules[Any]
+) -> Iterator[list[Answer] | InputError]:
     """The answers to every question of a pool, best first, or what is wrong with it; in input order."""
-    ranker = rules.ranker(pool.contexts, pool.first)
+    found: dict[int, list[Any]] = defaultdict(list)
     for batch, logits in computed:
-        ranker.add(batch, logits)
+        for window, read in zip(batch.windows, rules.read(batch, logits), strict=True):
+            found[window.example - pool.first].append(read)
     for place, result in enumerate(pool.results):
-        yield result if isinstance(result, InputError) else ranker.answers(place)
+        # What was read of a window may hold on to the logits of its whole batch.
+        yield result if isinstance(result, InputError) else rules.answers(pool.contexts[place], found.pop(place))
 
 
 def answer_stream(
     pools: Iterable[Pool | None],
     run: Callable[[Pool], Iterator[tuple[Batch, Logits]]],
-    rules: Rules,
+    rules: Rules[Any],
 ) -> Iterator[list[Answer] | InputError]:
     """`ranked` for one pool after another. A thread calls `run`; this one makes the next pool and ranks meanwhile.
 

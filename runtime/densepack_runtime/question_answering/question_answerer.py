@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from densepack_runtime.errors import InputError
 from densepack_runtime.host.console import progress_bar
@@ -238,7 +238,7 @@ class QuestionAnswerer:
                 predictions.null_odds[question.id] = null_odds(answers)
         return predictions
 
-    def _rules(self, compat: Compat | None) -> Rules:
+    def _rules(self, compat: Compat | None) -> Rules[Any]:
         if compat not in (None, "transformers"):
             raise InputError(f"unknown compat mode {compat!r}; known: transformers")
         return self.rules if compat is None else self.pipeline_rules
@@ -255,7 +255,7 @@ class QuestionAnswerer:
                 yield answers
                 advance(1)
 
-    def _stream(self, pairs: Iterable[Given], rules: Rules) -> Iterator[list[Answer] | InputError]:
+    def _stream(self, pairs: Iterable[Given], rules: Rules[Any]) -> Iterator[list[Answer] | InputError]:
         return answer_stream(self._pools(pairs), self._run, rules)
 
     def _pools(self, pairs: Iterable[Given]) -> Iterator[Pool | None]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -41,6 +42,8 @@ from densepack_runtime.serving.requests import parse_pipeline, parse_questions
 from densepack_runtime.serving.responses import HANDLERS, brief, error_response, json_response, timing
 
 MOST_BYTES = 2 << 20
+# Parsed in less than a millisecond; the way to a thread and back would take longer than most bodies.
+_SMALL_BYTES = 32 << 10
 # A body that is too large is read to its end and forgotten, so that its sender gets to read why; not for ever.
 _MOST_IGNORED_BYTES = 64 << 20
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -120,6 +123,7 @@ class _Guard:
 
     def __init__(self, application: ASGIApp, service: Service) -> None:
         self._application, self._service = application, service
+        self._prefix, self._numbers = secrets.token_hex(4), count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -127,7 +131,7 @@ class _Guard:
             return
         headers, start = Headers(scope=scope), time.monotonic()
         given = headers.get("x-request-id", "")
-        name = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        name = given if _REQUEST_ID.fullmatch(given) else f"{self._prefix}{next(self._numbers):08x}"
         scope["request_id"] = name
 
         async def send_with_id(message: Message) -> None:
@@ -238,7 +242,7 @@ class _Endpoints:
         return json_response(openapi(self.service.model.name, secured=secured, prefix=prefix))
 
     async def _parsed(self, request: Request, parse: Callable[[bytes], Parsed]) -> Parsed:
-        """What a body asks; parsed in a thread, since a large one takes a while."""
+        """What a body asks; parsed in a thread where it is large, since that takes a while."""
         self._refuse_early()
         try:
             async with asyncio.timeout(self.service.timeout_s):
@@ -246,7 +250,7 @@ class _Endpoints:
         except TimeoutError:
             raise HTTPException(408, "the body did not come in time") from None
         try:
-            return await asyncio.to_thread(parse, body)
+            return parse(body) if len(body) <= _SMALL_BYTES else await asyncio.to_thread(parse, body)
         except ValueError as error:
             raise HTTPException(400, f"the body is not JSON: {brief(error)}") from error
 

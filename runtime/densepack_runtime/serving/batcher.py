@@ -12,19 +12,19 @@ Threads tokenise (two), run the model (one) and rank (one). A caller that cancel
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from threading import Condition, Thread
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from densepack_runtime.errors import DeadlineError, InputError, QueueFullError, UnavailableError
-from densepack_runtime.question_answering.answers import Answer, Ranker, Rules
+from densepack_runtime.question_answering.answers import Answer, Rules
 from densepack_runtime.question_answering.pools import pools_of, refuse_non_finite
 from densepack_runtime.question_answering.question_answerer import QuestionAnswerer
 from densepack_runtime.serving.grid import Grid
@@ -36,6 +36,8 @@ from densepack_runtime.sessions.session import Batch, Logits, Window
 MOST_TOKENS = 200_000
 # What a text counts for until it is tokenised: English has four to five characters a token.
 _CHARACTERS_A_TOKEN = 4
+# What is tokenised together, in such tokens: some forty paragraphs, and not what comes behind a long document.
+_TOKENS_TOGETHER = 8_000
 # How much the latest batch says about how fast the model is.
 _LATEST = 0.1
 
@@ -46,7 +48,7 @@ class Asked:
 
     question: str
     context: str
-    rules: Rules
+    rules: Rules[Any]
     count: int = 1
 
 
@@ -75,10 +77,10 @@ class _Question:
     number: int
     asked: Asked
     deadline: float
-    ranker: Ranker
     tokens: int = 0
     lined_up: float = 0.0
-    missing: int = 0
+    windows: int = 0
+    found: list[Any] = field(default_factory=list)  # what its rules read of each window
     future: Future[Answered] = field(default_factory=Future)
     seconds: Seconds = field(default_factory=Seconds)
 
@@ -115,6 +117,7 @@ class Batcher:
         self._ran, self._waits = ran, waits
         self._turn = Condition()  # its lock lets a thread in twice: futures call back from where they are answered
         self._questions: dict[int, _Question] = {}  # not answered yet, in the order they came
+        self._asked: deque[list[_Question]] = deque()  # by callers, not tokenised yet
         self._numbers = count()
         self._rate = 0.0  # tokens a second
         self._closed = False
@@ -137,7 +140,8 @@ class Batcher:
                 raise QueueFullError(f"{self.tokens:,} tokens wait already: ask again later", self.wait_s)
             deadline = self._clock() + timeout_s
             questions = [self._enter(one, deadline, weight) for one, weight in zip(asked, tokens, strict=True)]
-            self._tokenising.submit(self._tokenise, questions)
+            self._asked.append(questions)
+            self._tokenising.submit(self._tokenise_all)
         return [question.future for question in questions]
 
     def regrid(self, cost: Callable[[Grid], Grid]) -> None:
@@ -182,8 +186,7 @@ class Batcher:
 
     def _enter(self, asked: Asked, deadline: float, tokens: int) -> _Question:
         number = next(self._numbers)
-        ranker = asked.rules.ranker([asked.context], number)
-        question = self._questions[number] = _Question(number, asked, deadline, ranker)
+        question = self._questions[number] = _Question(number, asked, deadline)
         self._waits(0, 1)
         self._weigh(question, tokens)
         question.future.add_done_callback(lambda _: self._leave(question))
@@ -224,25 +227,39 @@ class Batcher:
 
     # --- tokenise ----------------------------------------------------------------------------------------------------
 
-    def _tokenise(self, questions: list[_Question]) -> None:
-        start = self._clock()
-        wanted = [question for question in questions if not question.future.done()]
-        with self._answering(wanted):
-            pairs = [(question.asked.question, question.asked.context) for question in wanted]
-            pools = pools_of(pairs, self._answerer.windower, truncate_question=self._answerer.truncate_question)
-            results = [result for pool in pools if pool is not None for result in pool.results]
-            for question, result in zip(wanted, results, strict=True):
-                question.seconds.tokenise = self._clock() - start
-                if isinstance(result, InputError):
-                    self._finish(question, result)
-                else:
-                    self._line_up(question, result)
+    def _tokenise_all(self) -> None:
+        """Whatever has come until it is done; together it takes less than one by one."""
+        while asked := self._next_asked():
+            start = self._clock()
+            wanted = [question for question in asked if not question.future.done()]
+            with self._answering(wanted):
+                self._tokenise(wanted, start)
+
+    def _next_asked(self) -> list[_Question]:
+        """Of the callers that wait, the first ones; the questions of one may share their context, and stay together."""
+        found, tokens = list[_Question](), 0
+        with self._turn:
+            while self._asked and tokens < _TOKENS_TOGETHER:
+                found += self._asked.popleft()
+                tokens = sum(question.tokens for question in found)
+        return found
+
+    def _tokenise(self, questions: Sequence[_Question], start: float) -> None:
+        pairs = [(question.asked.question, question.asked.context) for question in questions]
+        pools = pools_of(pairs, self._answerer.windower, truncate_question=self._answerer.truncate_question)
+        results = [result for pool in pools if pool is not None for result in pool.results]
+        for question, result in zip(questions, results, strict=True):
+            question.seconds.tokenise = self._clock() - start
+            if isinstance(result, InputError):
+                self._finish(question, result)
+            else:
+                self._line_up(question, result)
 
     def _line_up(self, question: _Question, windows: Sequence[Window]) -> None:
         with self._turn:
             if question.future.done():
                 return
-            question.missing = len(windows)
+            question.windows = len(windows)
             question.lined_up = self._clock()
             self._line.enter(question.number, [replace(window, example=question.number) for window in windows])
             self._weigh(question, sum(window.length for window in windows))
@@ -295,23 +312,31 @@ class Batcher:
     # --- rank --------------------------------------------------------------------------------------------------------
 
     def _rank(self, questions: Sequence[_Question], batch: Batch, logits: Logits, seconds: float) -> None:
-        rows_of: dict[_Question, list[int]] = defaultdict(list)
+        start = self._clock()
+        rows_of: dict[Rules[Any], list[int]] = defaultdict(list)
         for row, question in enumerate(questions):
-            rows_of[question].append(row)
-        for question, rows in rows_of.items():
+            rows_of[question.asked.rules].append(row)
+        for rules, rows in rows_of.items():
+            ours = [questions[row] for row in rows]
+            with self._answering(ours):
+                for question, found in zip(ours, rules.read(*_rows(batch, logits, rows)), strict=True):
+                    question.found.append(found)
+        for question in dict.fromkeys(questions):
+            question.seconds.model += seconds
             with self._answering([question]):
-                start = self._clock()
-                question.ranker.add(*_rows(batch, logits, rows))
-                question.missing -= len(rows)
-                answers = [] if question.missing else question.ranker.answers(0)
-                question.seconds.model += seconds
-                question.seconds.rank += self._clock() - start
-                if not question.missing:
-                    self._finish(question, Answered(answers[: question.asked.count], question.seconds))
+                if len(question.found) == question.windows:
+                    self._answer(question, start)
+
+    def _answer(self, question: _Question, start: float) -> None:
+        answers = question.asked.rules.answers(question.asked.context, question.found)
+        question.seconds.rank = self._clock() - start
+        self._finish(question, Answered(answers[: question.asked.count], question.seconds))
 
 
 def _rows(batch: Batch, logits: Logits, rows: Sequence[int]) -> tuple[Batch, Logits]:
-    """Some rows alone."""
+    """Some rows alone, as a batch of the same length."""
+    if len(rows) == len(batch.windows):
+        return batch, logits
     part = np.array(rows)
     inputs, mask, types = (array[part] for array in (batch.input_ids, batch.attention_mask, batch.token_type_ids))
     windows = tuple(batch.windows[row] for row in rows)

@@ -50,7 +50,7 @@ class QuestionAsked:
     def asked(self, rules: SpanRules, pipeline_rules: PipelineRules) -> Asked:
         """For the batcher; what is left open is as in the rules that go with it."""
         most = self.max_answer_tokens
-        chosen: Rules
+        chosen: Rules[Any]
         if self.compat is not None:
             chosen = replace(pipeline_rules, max_answer_len=_given(most, pipeline_rules.max_answer_len))
         else:

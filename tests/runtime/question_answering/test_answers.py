@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.question_answering.answers import (
     Answer,
-    QuestionSpans,
     SpanRules,
     best_spans,
     null_odds,
@@ -108,11 +107,12 @@ def test_question_special_and_padded_tokens_are_never_answers() -> None:
 
 
 def rank(windows: list[Window], logits: list[tuple[np.ndarray, np.ndarray]], rules: SpanRules) -> list[Answer]:
-    spans = QuestionSpans()
-    for window, (start, end) in zip(windows, logits, strict=True):
-        batch = pad_windows([window])
-        spans.add(window, span_candidates(batch, Logits(start[None], end[None]), rules), 0)
-    return spans.ranked(CONTEXT, rules)
+    found = [
+        spans
+        for window, (start, end) in zip(windows, logits, strict=True)
+        for spans in rules.read(pad_windows([window]), Logits(start[None], end[None]))
+    ]
+    return rules.answers(CONTEXT, found)
 
 
 def peaked(window: Window, start: int, end: int, height: float) -> tuple[np.ndarray, np.ndarray]:

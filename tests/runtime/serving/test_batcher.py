@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import count
 from typing import Any
@@ -37,7 +37,7 @@ def text(chance: random.Random, words: int) -> str:
     return " ".join(chance.choice(WORDS) for _ in range(words))
 
 
-def short(number: int, rules: Rules | None = None) -> Asked:
+def short(number: int, rules: Rules[Any] | None = None) -> Asked:
     return Asked(f"Who built {number}?", f"Anna Berg built {number} in 1901.", rules or SpanRules())
 
 
@@ -71,7 +71,7 @@ class Gated:
         futures = self.batcher.ask(asked, timeout_s)
         self.batcher._tokenising.submit(int).result(WAIT_S)
         self.batcher._tokenising.submit(int).result(WAIT_S)
-        while any(not q.missing and not q.future.done() for q in list(self.batcher._questions.values())):
+        while any(not q.windows and not q.future.done() for q in list(self.batcher._questions.values())):
             threading.Event().wait(0.001)
         return futures
 
@@ -95,7 +95,12 @@ def gated(windower: Windower) -> Iterator[Callable[..., Gated]]:
 def test_every_answer_is_the_librarys(windower: Windower, seed: int, few_shapes: bool) -> None:
     """Four callers ask at once: short and long ones, with different rules, bad ones among them, some cancelled."""
     chance = random.Random(seed)
-    rules: tuple[Rules, ...] = (SpanRules(), SpanRules(null_threshold=0.0), SpanRules(5, 3), PipelineRules(top_k=3))
+    rules: tuple[Rules[Any], ...] = (
+        SpanRules(),
+        SpanRules(null_threshold=0.0),
+        SpanRules(5, 3),
+        PipelineRules(top_k=3),
+    )
     questions = [
         Asked(
             text(chance, chance.choice((1, 3, 6, 6, 60))),
@@ -106,9 +111,8 @@ def test_every_answer_is_the_librarys(windower: Windower, seed: int, few_shapes:
         for _ in range(120)
     ]
     got: list[Any] = [None] * len(questions)
-    with Batcher(
-        QuestionAnswerer(FakeSession(), windower), Grid.of(Batching(few_shapes=few_shapes), LONGEST)
-    ) as batcher:
+    grid = Grid.of(Batching(few_shapes=few_shapes), LONGEST)
+    with Batcher(QuestionAnswerer(FakeSession(), windower), grid) as batcher:
 
         def ask(first: int) -> None:
             for start in range(first, len(questions), 12):
@@ -192,6 +196,32 @@ def test_a_document_ends_while_short_ones_never_stop(gated: Callable[..., Gated]
         if whole.done():
             break
     assert whole.done()
+
+
+def test_what_comes_behind_a_long_document_is_not_tokenised_with_it(gated: Callable[..., Gated]) -> None:
+    """Short ones are, and the questions of one caller, who may ask all of them of one text."""
+    one, together = gated(), list[int]()
+    tokenise = one.batcher._tokenise
+
+    def seen(questions: Sequence[Any], start: float) -> None:
+        together.append(len(questions))
+        tokenise(questions, start)
+
+    one.batcher._tokenise = seen  # type: ignore[method-assign]
+    busy = threading.Event()
+    waiting = [one.batcher._tokenising.submit(busy.wait, WAIT_S) for _ in range(2)]
+    long = Asked("Who?", "river " * 40_000, SpanRules())
+    callers = [[short(0)], [short(1), short(2)], [long] * 3, [short(3)], [short(4)]]
+    futures = [future for asked in callers for future in one.batcher.ask(asked, 1e9)]
+    busy.set()
+    for future in waiting:
+        future.result(WAIT_S)
+    for _ in range(2):
+        one.batcher._tokenising.submit(int).result(WAIT_S)
+    one.allow(1_000_000)
+    for future in futures:
+        future.result(WAIT_S)
+    assert sorted(together) == [2, 6]
 
 
 def test_one_who_leaves_is_not_computed_and_does_not_count(gated: Callable[..., Gated]) -> None:
