@@ -25,8 +25,9 @@ from densepack_runtime.bundle import Bundle
 from densepack_runtime.errors import BackendError, InputError
 from densepack_runtime.host.here import Host
 from densepack_runtime.host.user_cache import named_cache
-from densepack_runtime.sessions.batching import FEW_LENGTHS, GPU_TOKEN_BUDGET, Batching
+from densepack_runtime.sessions.batching import CPU_LANES, FEW_LENGTHS, GPU_TOKEN_BUDGET, Batching
 from densepack_runtime.sessions.host_record import HostRecord
+from densepack_runtime.sessions.lanes import Lanes
 from densepack_runtime.sessions.options import DEFAULT, SessionOptions
 from densepack_runtime.sessions.session import GRAPH_OF, ComputePrecision, Session
 from densepack_runtime.tensorrt_plans.choice import choose_plan, require_plan
@@ -152,6 +153,10 @@ def _on_gpu(_: ComputePrecision) -> Batching:
     return Batching(GPU_TOKEN_BUDGET)
 
 
+def _on_openvino(precision: ComputePrecision) -> Batching:
+    return Batching(length_multiple=1 if precision == "fp32" else FEW_LENGTHS, few_shapes=True, lanes=CPU_LANES)
+
+
 # From the plainest to the fastest: the order of the rungs.
 register(
     Backend(
@@ -167,7 +172,7 @@ register(
         "openvino",
         ("fp32", "bf16", "int8"),
         _open_openvino,
-        batching=lambda precision: Batching(length_multiple=1 if precision == "fp32" else FEW_LENGTHS, few_shapes=True),
+        batching=_on_openvino,
         here=_openvino_here,
         label="OpenVINO {}",
     )
@@ -270,8 +275,10 @@ def _fastest(bundle: Bundle, backend: str, host: Host, cache: Path) -> Choice:
 def open_choice(bundle: Bundle, choice: Choice, options: SessionOptions = DEFAULT) -> Session:
     """Open what was chosen; what it compiles is kept in `cache_of` the bundle, unless the options name another cache.
 
-    Raises BackendError for what the build closed, and what the backend raises.
+    With several lanes, a session for each. Raises BackendError for what the build closed, and what the backend raises.
     """
+    if options.lanes > 1:
+        return Lanes.of(options.lanes, lambda: open_choice(bundle, choice, replace(options, lanes=1)))
     if choice.plan is not None:
         return open_plan(bundle, choice.plan, options)
     _refuse_closed(bundle, choice.backend, choice.precision)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +32,6 @@ from densepack_runtime.sessions.host_record import host_facts
 from densepack_runtime.sessions.options import SessionOptions
 
 if TYPE_CHECKING:
-    from densepack_runtime.serving.grid import Grid
     from densepack_runtime.serving.sizing.batch_times import BatchTimes
     from densepack_runtime.serving.sizing.replicas import Fleet
 
@@ -65,22 +66,26 @@ def plan_servers(
         require(package, "serve")
     from densepack_runtime.serving.grid import Grid
     from densepack_runtime.serving.sizing import replicas
+    from densepack_runtime.serving.sizing.batch_times import measure, steps
     from densepack_runtime.serving.sizing.simulation import Simulation
 
     opened = Bundle.open(bundle)
     choice = choose_backend(opened, backend, precision, cache=cache)
     grid = Grid.of(choice.batching, opened.manifest.max_length)
-    with QuestionAnswerer.of(opened, choice, SessionOptions(threads=threads, cache=cache)) as answerer:
+    options = SessionOptions(threads=threads, cache=cache)
+    lanes = choice.batching.lanes_of(options.cpu_threads)
+    with QuestionAnswerer.of(opened, choice, replace(options, lanes=lanes)) as answerer:
         pairs, questions = _answerable(answerer, lengths)
         measured_of = {
             **host_facts(Host.here()),
             "bundle": opened.sha256,
             "backend": answerer.backend or "",
             "threads": str(threads),
+            "lanes": str(lanes),
         }
-        measured = _times(times, measured_of, answerer, grid, pairs)
+        measured = _times(times, measured_of, partial(measure, answerer, grid, pairs), steps(grid))
     with progress_bar("simulating", replicas.tries()) as advance:
-        simulation = Simulation(grid.measured(measured.alone), measured)
+        simulation = Simulation(grid.measured(measured.cost), measured)
         fleet = replicas.size(simulation, questions, rate, p99_ms / 1000, tried=lambda text: advance(1, text))
     told = _told(fleet)
     if json_output:
@@ -130,15 +135,15 @@ def _answerable(answerer: QuestionAnswerer, name: str) -> tuple[list[Pair], list
 
 
 def _times(
-    path: Path | None, measured_of: dict[str, str], answerer: QuestionAnswerer, grid: Grid, pairs: Sequence[Pair]
+    path: Path | None, measured_of: dict[str, str], measure: Callable[..., BatchTimes], steps: int
 ) -> BatchTimes:
     """Those that are kept at a path, or measured now and kept there."""
-    from densepack_runtime.serving.sizing.batch_times import KeptTimes, measure, steps
+    from densepack_runtime.serving.sizing.batch_times import KeptTimes
 
     if path is not None and path.exists():
         return KeptTimes.read(path, measured_of).times
-    with progress_bar("measuring", steps(grid)) as advance:
-        times = measure(answerer, grid, pairs, measured=lambda text: advance(1, text))
+    with progress_bar("measuring", steps) as advance:
+        times = measure(measured=lambda text: advance(1, text))
     if path is not None:
         KeptTimes(measured_of, times).write(path)
         tell(f"wrote {path}")

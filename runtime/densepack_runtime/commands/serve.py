@@ -30,6 +30,15 @@ def serve_bundle(
     workers: Annotated[
         int, typer.Option(min=1, max=256, help="Processes that answer at this port; threads and queue are divided.")
     ] = 1,
+    lanes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=64,
+            help="Batches that a process runs at once, each with all its threads.",
+            show_default="2 on OpenVINO with several threads, else 1",
+        ),
+    ] = None,
     queue: Annotated[
         int, typer.Option(min=1, help="Tokens that may wait; a request beyond them gets 429 and when to come again.")
     ] = MOST_TOKENS,
@@ -97,6 +106,7 @@ def serve_bundle(
         tls_key=tls_key,
         open_to_all=open_to_all,
         workers=workers,
+        lanes=lanes,
     )
     if ray:
         from densepack_runtime.serving.ray_application import read_settings, serve_on_ray

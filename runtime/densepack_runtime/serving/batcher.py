@@ -6,7 +6,8 @@
 
 No timer: a batch never waits for more. `line.py` says which windows it takes.
 
-Threads tokenise (two), run the model (one) and rank (one). A caller that cancels its future leaves the line.
+Threads tokenise (two), run the model (one for each lane) and rank (one). A caller that cancels its future leaves the
+line.
 """
 
 from __future__ import annotations
@@ -97,8 +98,9 @@ class _Taken:
 class Batcher:
     """Answers as `answerer` does, whose session it uses alone; `close` it before the answerer.
 
-    `most_tokens` bounds what waits. `ran` hears of every batch with the seconds that it took, in the model's thread;
-    `waits` by how many tokens and questions what waits has changed.
+    So many batches are run at once as there are `lanes`, which the session was opened for. `most_tokens` bounds what
+    waits. `ran` hears of every batch with the seconds that it took, in the thread of its lane; `waits` by how many
+    tokens and questions what waits has changed.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Batcher:
         answerer: QuestionAnswerer,
         grid: Grid,
         *,
+        lanes: int = 1,
         most_tokens: int = MOST_TOKENS,
         clock: Callable[[], float] = time.monotonic,
         ran: Callable[[Batch, float], None] = lambda *_: None,
@@ -119,12 +122,13 @@ class Batcher:
         self._questions: dict[int, _Question] = {}  # not answered yet, in the order they came
         self._asked: deque[list[_Question]] = deque()  # by callers, not tokenised yet
         self._numbers = count()
-        self._rate = 0.0  # tokens a second
+        self._rate = 0.0  # tokens a second of a lane
         self._closed = False
         self._tokenising = ThreadPoolExecutor(2, "densepack-tokenise")
         self._ranking = ThreadPoolExecutor(1, "densepack-rank")
-        self._model = Thread(target=self._serve, name="densepack-model", daemon=True)
-        self._model.start()
+        self._lanes = [Thread(target=self._serve, name=f"densepack-model-{lane}", daemon=True) for lane in range(lanes)]
+        for lane in self._lanes:
+            lane.start()
 
     def ask(self, asked: Sequence[Asked], timeout_s: float) -> list[Future[Answered]]:
         """The answers to come, each after at most `timeout_s`; what cannot be answered has an error of ours.
@@ -153,7 +157,7 @@ class Batcher:
     @property
     def wait_s(self) -> float:
         """How long what waits will take, by what the latest batches took."""
-        return self.tokens / self._rate if self._rate else 1.0
+        return self.tokens / (self._rate * len(self._lanes)) if self._rate else 1.0
 
     @property
     def questions(self) -> int:
@@ -166,12 +170,13 @@ class Batcher:
             self._turn.wait_for(lambda: not self._questions)
 
     def close(self) -> None:
-        """End after the batch that is run; what is not answered then gets an UnavailableError."""
+        """End after the batches that are run; what is not answered then gets an UnavailableError."""
         with self._turn:
             self._closed = True
             self._turn.notify_all()
         self._tokenising.shutdown()
-        self._model.join()
+        for lane in self._lanes:
+            lane.join()
         self._ranking.shutdown()
         for question in list(self._questions.values()):
             self._finish(question, UnavailableError("this server ended before the answer was there"))
@@ -280,7 +285,8 @@ class Batcher:
 
     def _learn(self, batch: Batch, seconds: float) -> None:
         rate = sum(window.length for window in batch.windows) / max(seconds, 1e-6)
-        self._rate = rate if not self._rate else (1 - _LATEST) * self._rate + _LATEST * rate
+        with self._turn:
+            self._rate = rate if not self._rate else (1 - _LATEST) * self._rate + _LATEST * rate
         self._ran(batch, seconds)
 
     def _next(self) -> _Taken | None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
 from densepack_runtime.sessions.batching import MAX_BATCH, Batching
+from densepack_runtime.sessions.lanes import lanes_in
 from densepack_runtime.sessions.session import Batch, Session
 
 # Where every shape is prepared for, 12 lengths by at most 12 numbers of rows cost little padding and few seconds.
@@ -103,19 +105,28 @@ class Grid:
 
 
 def warm(session: Session, shapes: Iterable[tuple[int, int]]) -> None:
-    """Run a batch of each shape, so that no request waits for what a backend does at the first."""
-    for rows, length in shapes:
-        session.run(batch_of(rows, length))
+    """Run a batch of each shape in every lane, so that no request waits for what a backend does at the first."""
+    for shape in shapes:
+        for lane in lanes_in(session):
+            lane.run(batch_of(*shape))
 
 
 def seconds_of(session: Session, rows: int, length: int) -> float:
-    """What a batch of this shape takes where nothing else runs."""
-    batch, found = batch_of(rows, length), []
-    for _ in range(TIMED_RUNS):
-        start = time.perf_counter()
-        session.run(batch)
-        found.append(time.perf_counter() - start)
-    return min(found)
+    """What a batch of this shape costs where nothing else runs: the time of one in every lane, by their number."""
+    lanes = len(lanes_in(session))
+    with ThreadPoolExecutor(lanes) as pool:
+        return min(seconds_together(session, rows, length, pool) for _ in range(TIMED_RUNS)) / lanes
+
+
+def seconds_together(session: Session, rows: int, length: int, pool: ThreadPoolExecutor) -> float:
+    """How long it takes when every lane runs a batch of this shape, in the threads of a pool with one for each.
+
+    The first batch of a thread takes longer.
+    """
+    batch, start = batch_of(rows, length), time.perf_counter()
+    for running in [pool.submit(lane.run, batch) for lane in lanes_in(session)]:
+        running.result()
+    return time.perf_counter() - start
 
 
 def batch_of(rows: int, length: int) -> Batch:

@@ -9,7 +9,7 @@ model.close()
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -51,12 +51,16 @@ class Model:
         A session that breaks while it answers is opened again; `gave_up` hears why that was not enough.
         """
         bundle, choice = chosen(name, options)
+        lanes = options.lanes or choice.batching.lanes_of(options.session.cpu_threads)
+        options = replace(options, session=replace(options.session, lanes=lanes))
         grid = Grid.of(choice.batching, bundle.manifest.max_length)
         facts = facts_of(bundle, choice, options.session.cache)
         answerer = QuestionAnswerer.of(bundle, choice, options.session)
         session = answerer.session
         answerer.session = ReopenedSession(session, partial(_open_again, bundle, choice, options), gave_up)
-        batcher = Batcher(answerer, grid, most_tokens=options.most_tokens, ran=metrics.batch, waits=metrics.waits)
+        batcher = Batcher(
+            answerer, grid, lanes=lanes, most_tokens=options.most_tokens, ran=metrics.batch, waits=metrics.waits
+        )
         shapes = grid.shapes() if choice.batching.few_shapes else [(1, grid.longest)]
         return cls(answerer, batcher, facts["name"], facts, session, shapes)
 

@@ -14,7 +14,7 @@ from densepack_runtime.sessions.options import SessionOptions
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
     """`most_tokens` bounds what waits; `open_to_all` allows that anybody may ask. Threads and tokens are those of all
-    `workers` together.
+    `workers` together. `lanes` are the batches that each runs at once; None leaves it to the backend.
     """
 
     host: str = "127.0.0.1"
@@ -31,6 +31,7 @@ class ServerOptions:
     tls_key: Path | None = None
     open_to_all: bool = False
     workers: int = 1
+    lanes: int | None = None
 
     def shares(self) -> list[Self]:
         """The options of each worker."""

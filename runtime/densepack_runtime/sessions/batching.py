@@ -23,6 +23,8 @@ TOKEN_BUDGET = 2048
 GPU_TOKEN_BUDGET = 4096
 # oneDNN compiles a kernel for every shape that it sees in BF16 and INT8, and holds on to it; packed layers share none.
 FEW_LENGTHS = 16
+# Of a CPU that Python needs as well.
+CPU_LANES = 2
 MAX_BATCH = 64
 POOL_WINDOWS = 2048
 
@@ -32,11 +34,18 @@ class Batching:
     """How windows become batches: padded tokens of one at most, and what its length is rounded up to.
 
     `few_shapes` says that the backend prepares itself for every shape it sees: a server keeps to few, prepared before.
+    `lanes` are the batches that a server runs at once where it has several threads: while one waits for a core that
+    Python has, another goes on.
     """
 
     token_budget: int = TOKEN_BUDGET
     length_multiple: int = 1
     few_shapes: bool = False
+    lanes: int = 1
+
+    def lanes_of(self, threads: int) -> int:
+        """How many batches to run at once with so many threads: one alone waits for no other."""
+        return min(self.lanes, threads)
 
 
 def pad_windows(windows: Sequence[Window], *, pad_id: int = 0, length: int | None = None) -> Batch:

@@ -20,8 +20,9 @@ class SessionOptions:
 
     `threads` counts CPU threads; None stands for the physical cores within the quota of this process. `cache` is a
     folder for what is compiled for this host, None keeps nothing. `max_length` is the longest window in tokens and
-    `inputs` what the graph takes, both as the manifest says. Raises InputError for fewer than
-    one thread, or for many times more than the host has processors.
+    `inputs` what the graph takes, both as the manifest says. `lanes` counts the batches that are run at once, each
+    in a session of its own with all the threads. Raises InputError for fewer than one thread or lane, or for many times
+    more threads than the host has processors.
     """
 
     threads: int | None = None
@@ -29,10 +30,13 @@ class SessionOptions:
     cache: Path | None = None
     max_length: int = 512
     inputs: tuple[str, ...] = INPUT_NAMES
+    lanes: int = 1
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise InputError(f"threads must be at least 1, got {self.threads}")
+        if self.lanes < 1:
+            raise InputError(f"lanes must be at least 1, got {self.lanes}")
         if self.threads is not None and self.threads > (most := _THREADS_A_PROCESSOR * (os.cpu_count() or 1)):
             raise InputError(
                 f"{self.threads} threads are too many for {os.cpu_count()} processors: at most {most}, and more than "

@@ -522,8 +522,8 @@ def test_an_answerer_can_be_shared_between_threads(answerer: QuestionAnswerer) -
     ("backend", "precision", "batching"),
     [
         ("onnxruntime", "fp16", Batching()),
-        ("openvino", "fp32", Batching(few_shapes=True)),
-        ("openvino", "int8", Batching(length_multiple=FEW_LENGTHS, few_shapes=True)),
+        ("openvino", "fp32", Batching(few_shapes=True, lanes=2)),
+        ("openvino", "int8", Batching(length_multiple=FEW_LENGTHS, few_shapes=True, lanes=2)),
         ("tensorrt", "fp16", Batching(GPU_TOKEN_BUDGET)),
     ],
 )

@@ -2,10 +2,10 @@
 
     python -m tests.runtime.serving.loads BUNDLE [--squad dev-v1.1.json] [--requests 2000] [--rounds 3]
 
-Many connections first: batches of one, first in first out with the same budget, the server as it is, and the same with
-a worker for each core, in turns. Then the server as it is at rates from half of what it could to twice that, each with
-all the requests again. Exit 1 where an answer was lost, or another than the library's. With `--times FILE` (of
-`densepack plan`) its simulation stands beside each.
+Many connections first, in turns: one window at a time, batches of one in as many lanes as ours, first in first out with
+the same budget, the server as it is, and the same with a worker for each core. Then the server as it is at rates from
+half of what it could to twice that, each with all the requests again. Exit 1 where an answer was lost, or another than
+the library's. With `--times FILE` (of `densepack plan`) its simulation stands beside each.
 """
 
 from __future__ import annotations
@@ -41,11 +41,15 @@ KIND = "densepack load test"
 LONG_QUEUE = "10000000"
 AS_IT_IS = "as it is"
 A_WORKER_EACH = "as it is, a worker for each core"
-SERVERS = {
-    "batches of one": "import densepack_runtime.serving.grid as grid; grid.FEW_ROWS, grid.MAX_BATCH = (1,), 1",
-    "first in, first out": "from tests.runtime.serving.loads import serve_in_order; serve_in_order()",
-    AS_IT_IS: "",
-    A_WORKER_EACH: "",
+_ONES = "import densepack_runtime.serving.grid as grid; grid.FEW_ROWS, grid.MAX_BATCH = (1,), 1"
+_IN_ORDER = "from tests.runtime.serving.loads import serve_in_order; serve_in_order()"
+# What a server's process runs before it starts, and its options.
+SERVERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "one window at a time": (_ONES, ("--lanes", "1")),
+    "batches of one": (_ONES, ()),
+    "first in, first out": (_IN_ORDER, ()),
+    AS_IT_IS: ("", ()),
+    A_WORKER_EACH: ("", ("--workers", str(usable_cores()))),
 }
 SHARES = (0.5, 0.8, 1.0, 1.5, 2.0)
 
@@ -64,11 +68,6 @@ def serve_in_order() -> None:
     Grid.next_batch = next_batch  # type: ignore[method-assign]
 
 
-def workers_of(name: str) -> tuple[str, ...]:
-    """The option of a server with several processes, each with a core of its own."""
-    return ("--workers", str(usable_cores())) if name == A_WORKER_EACH else ()
-
-
 def resident_mib(server: Served) -> float:
     """Memory of a server's process."""
     [line] = [one for one in Path(f"/proc/{server.process.pid}/status").read_text().splitlines() if "VmRSS" in one]
@@ -81,7 +80,7 @@ def simulation_of(asked: argparse.Namespace) -> Simulation | None:
     bundle = Bundle.open(asked.bundle)
     batching = choose_backend(bundle, asked.backend, asked.precision).batching
     times = TIMES.read(asked.times, KeptTimes).times
-    return Simulation(Grid.of(batching, bundle.manifest.max_length).measured(times.alone), times)
+    return Simulation(Grid.of(batching, bundle.manifest.max_length).measured(times.cost), times)
 
 
 def lengths_of(requests: Sequence[Sent], answerer: QuestionAnswerer) -> list[list[int]]:
@@ -141,8 +140,8 @@ class Trial:
         )
         with ExitStack() as opened:
             servers = {
-                name: opened.enter_context(served(asked.bundle, *options, *workers_of(name), first=first))
-                for name, first in SERVERS.items()
+                name: opened.enter_context(served(asked.bundle, *options, *own, first=first))
+                for name, (first, own) in SERVERS.items()
             }
             rounds = [self._round(number, servers) for number in range(asked.rounds)]
             ours = [one for turn in rounds for one in turn if one["name"] == AS_IT_IS]

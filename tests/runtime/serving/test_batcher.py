@@ -90,9 +90,10 @@ def gated(windower: Windower) -> Iterator[Callable[..., Gated]]:
         one.batcher.close()
 
 
+@pytest.mark.parametrize("lanes", [1, 3])
 @pytest.mark.parametrize("few_shapes", [False, True])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_answer_is_the_librarys(windower: Windower, seed: int, few_shapes: bool) -> None:
+def test_every_answer_is_the_librarys(windower: Windower, seed: int, few_shapes: bool, lanes: int) -> None:
     """Four callers ask at once: short and long ones, with different rules, bad ones among them, some cancelled."""
     chance = random.Random(seed)
     rules: tuple[Rules[Any], ...] = (
@@ -112,7 +113,7 @@ def test_every_answer_is_the_librarys(windower: Windower, seed: int, few_shapes:
     ]
     got: list[Any] = [None] * len(questions)
     grid = Grid.of(Batching(few_shapes=few_shapes), LONGEST)
-    with Batcher(QuestionAnswerer(FakeSession(), windower), grid) as batcher:
+    with Batcher(QuestionAnswerer(FakeSession(), windower), grid, lanes=lanes) as batcher:
 
         def ask(first: int) -> None:
             for start in range(first, len(questions), 12):
@@ -148,6 +149,31 @@ def expected(windower: Windower, asked: Asked) -> Any:
         )[: asked.count]
     except InputError as error:
         return error
+
+
+def test_each_lane_runs_a_batch_while_others_run_theirs(gated: Callable[..., Gated]) -> None:
+    one = gated(lanes=2)
+    futures = [*one.ask(short(0)), *one.ask(short(1)), *one.ask(short(2))]
+    assert one.reached.acquire(timeout=WAIT_S)
+    assert one.reached.acquire(timeout=WAIT_S)
+    assert not one.reached.acquire(timeout=0.05)  # the third one waits
+    assert len(one.session.batches) == 2
+    one.allow()
+    assert [future.result(WAIT_S).answers[0].text for future in futures]
+    assert one.batcher.tokens == 0
+
+
+def test_what_waits_takes_half_as_long_with_two_lanes(gated: Callable[..., Gated]) -> None:
+    wait_s = []
+    for lanes in (1, 2):
+        one = gated(lanes=lanes)
+        for number in range(lanes):
+            one.ask(short(number))
+            one.reached.acquire()
+        one.ask(document(9))
+        one.batcher._rate = 10.0  # tokens a second of each
+        wait_s.append(one.batcher.wait_s)
+    assert wait_s[0] == 2 * wait_s[1] > 0
 
 
 def test_a_document_shares_the_model_with_what_comes_after_it(gated: Callable[..., Gated]) -> None:
@@ -214,8 +240,8 @@ def test_what_comes_behind_a_long_document_is_not_tokenised_with_it(gated: Calla
     callers = [[short(0)], [short(1), short(2)], [long] * 3, [short(3)], [short(4)]]
     futures = [future for asked in callers for future in one.batcher.ask(asked, 1e9)]
     busy.set()
-    for future in waiting:
-        future.result(WAIT_S)
+    for thread in waiting:
+        thread.result(WAIT_S)
     for _ in range(2):
         one.batcher._tokenising.submit(int).result(WAIT_S)
     one.allow(1_000_000)

@@ -21,6 +21,7 @@ from densepack_runtime.serving.grid import (
 )
 from densepack_runtime.sessions.batching import Batching
 from densepack_runtime.sessions.fake_session import FakeSession
+from densepack_runtime.sessions.lanes import Lanes
 
 FEW = Grid.of(Batching(few_shapes=True), 384)
 ANY = Grid.of(Batching(), 384)
@@ -110,6 +111,13 @@ def test_a_shape_is_timed_by_its_shortest_run(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("densepack_runtime.serving.grid.time.perf_counter", lambda: next(clock))
     assert seconds_of(session, 3, TIMED_LENGTH) == 2.0
     assert [batch.shape for batch in session.batches] == [(3, TIMED_LENGTH)] * TIMED_RUNS
+
+
+def test_every_shape_is_warmed_in_every_lane() -> None:
+    lanes = [FakeSession(), FakeSession()]
+    warm(Lanes(lanes), FEW.shapes())
+    for session in lanes:
+        assert [batch.shape for batch in session.batches] == FEW.shapes()
 
 
 def test_every_shape_is_warmed() -> None:

@@ -62,6 +62,47 @@ def test_a_batch_that_breaks_its_session_is_run_by_the_next_one(caplog: pytest.L
     assert second.closed
 
 
+def test_what_breaks_in_several_threads_is_opened_once(caplog: pytest.LogCaptureFixture) -> None:
+    both = threading.Barrier(2)
+
+    def break_together(_: Batch) -> Logits:
+        both.wait(WAIT_S)
+        raise GONE
+
+    second, found = breaking(), list[Logits]()
+    opened = [second]
+    session = ReopenedSession(FakeSession(break_together), lambda: opened.pop(0), fail)
+    threads = [threading.Thread(target=lambda: found.append(session.run(BATCH))) for _ in range(both.parties)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert (len(found), len(second.batches), opened) == (2, 2, [])
+    assert caplog.text.count("is opened again") == 1
+
+
+def test_what_breaks_for_good_in_several_threads_is_told_once() -> None:
+    both, heard, refused = threading.Barrier(2), list[Exception](), list[UnavailableError]()
+
+    def break_together(_: Batch) -> Logits:
+        both.wait(WAIT_S)
+        raise GONE
+
+    def run() -> None:
+        try:
+            session.run(BATCH)
+        except UnavailableError as error:
+            refused.append(error)
+
+    session = ReopenedSession(FakeSession(break_together), lambda: FakeSession(break_together), heard.append)
+    threads = [threading.Thread(target=run) for _ in range(both.parties)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert (len(refused), heard) == (2, [GONE])
+
+
 def test_every_batch_may_break_one_session() -> None:
     """Months of answers lie between two resets of a driver."""
     opened = [breaking(), breaking()]

@@ -173,6 +173,8 @@ def test_an_unknown_provider_is_refused(graph: Path) -> None:
 def test_fewer_than_one_thread_is_refused(graph: Path) -> None:
     with pytest.raises(InputError, match="threads must be at least 1, got 0"):
         OnnxRuntimeSession(graph, SessionOptions(threads=0))
+    with pytest.raises(InputError, match="lanes must be at least 1, got 0"):
+        SessionOptions(lanes=0)
 
 
 class FakeRuntime:

@@ -25,6 +25,8 @@ from densepack_runtime.serving.grid import Grid
 from densepack_runtime.serving.metrics import Metrics
 from densepack_runtime.serving.model import Model
 from densepack_runtime.serving.server import LINE, run
+from densepack_runtime.sessions.lanes import lanes_in
+from densepack_runtime.sessions.session import Batch
 
 _START_S = 30.0
 
@@ -41,7 +43,12 @@ class Served:
 def ask(answerer: QuestionAnswerer, grid: Grid, pairs: Sequence[Pair], at_once: int) -> Served:
     """Ask a server around the answerer, over so many connections. Raises BackendError with what it answers else."""
     batches: list[tuple[tuple[int, int], float]] = []
-    with Batcher(answerer, grid, ran=lambda batch, seconds: batches.append((batch.shape, seconds))) as batcher:
+
+    def ran(batch: Batch, seconds: float) -> None:
+        batches.append((batch.shape, seconds))
+
+    lanes = len(lanes_in(answerer.session))
+    with Batcher(answerer, grid, lanes=lanes, ran=ran) as batcher:
         service = Service(Model(answerer, batcher, "", {}, answerer.session), Metrics(), warmed=True)
         with _serving(service) as port:
             start = time.perf_counter()
