@@ -30,7 +30,7 @@ FAULTS = REPOSITORY / "tests" / "faults" / "results.json"
 EXTRAS = REPOSITORY / "tests" / "extras.json"
 # Load tests by backend, and what they call our server.
 LOADS = ("load_openvino", "load_onnxruntime")
-AMX_LOADS = ("load_openvino_bf16_amx", "load_openvino_amx")
+AMX_LOADS = ("load_openvino_bf16_amx", "load_openvino_amx", "load_onnxruntime_amx")
 AS_IT_IS, OUR_SERVER = "as it is", "`densepack serve`"
 FACTS = (("per_second", 1), ("p50_ms", 0), ("p99_ms", 0))
 

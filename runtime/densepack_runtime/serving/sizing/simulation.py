@@ -24,7 +24,7 @@ from densepack_runtime.serving.line import Line
 from densepack_runtime.serving.sizing.batch_times import BatchTimes
 
 Question = Sequence[int]
-# Less than this share of a batch is left by rounding alone.
+# Less than this share of a batch is left by rounding alone; and no batch takes fewer seconds.
 _NOTHING = 1e-9
 
 
@@ -81,7 +81,7 @@ class _Running:
         self.left -= seconds / self._whole_s(full)
 
     def _whole_s(self, full: float) -> float:
-        return self.alone_s + full * (self.together_s - self.alone_s)
+        return max(_NOTHING, self.alone_s + full * (self.together_s - self.alone_s))
 
 
 class Simulation:
