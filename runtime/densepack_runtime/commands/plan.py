@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +31,7 @@ from densepack_runtime.sessions.host_record import host_facts
 from densepack_runtime.sessions.options import SessionOptions
 
 if TYPE_CHECKING:
+    from densepack_runtime.serving.grid import Grid
     from densepack_runtime.serving.sizing.batch_times import BatchTimes
     from densepack_runtime.serving.sizing.replicas import Fleet
 
@@ -66,7 +66,6 @@ def plan_servers(
         require(package, "serve")
     from densepack_runtime.serving.grid import Grid
     from densepack_runtime.serving.sizing import replicas
-    from densepack_runtime.serving.sizing.batch_times import measure, steps
     from densepack_runtime.serving.sizing.simulation import Simulation
 
     opened = Bundle.open(bundle)
@@ -83,7 +82,7 @@ def plan_servers(
             "threads": str(threads),
             "lanes": str(lanes),
         }
-        measured = _times(times, measured_of, partial(measure, answerer, grid, pairs), steps(grid))
+        measured = _times(times, measured_of, answerer, grid, pairs)
     with progress_bar("simulating", replicas.tries()) as advance:
         simulation = Simulation(grid.measured(measured.cost), measured)
         fleet = replicas.size(simulation, questions, rate, p99_ms / 1000, tried=lambda text: advance(1, text))
@@ -135,15 +134,15 @@ def _answerable(answerer: QuestionAnswerer, name: str) -> tuple[list[Pair], list
 
 
 def _times(
-    path: Path | None, measured_of: dict[str, str], measure: Callable[..., BatchTimes], steps: int
+    path: Path | None, measured_of: dict[str, str], answerer: QuestionAnswerer, grid: Grid, pairs: Sequence[Pair]
 ) -> BatchTimes:
     """Those that are kept at a path, or measured now and kept there."""
-    from densepack_runtime.serving.sizing.batch_times import KeptTimes
+    from densepack_runtime.serving.sizing.batch_times import KeptTimes, measure, steps
 
     if path is not None and path.exists():
         return KeptTimes.read(path, measured_of).times
-    with progress_bar("measuring", steps) as advance:
-        times = measure(measured=lambda text: advance(1, text))
+    with progress_bar("measuring", steps(grid)) as advance:
+        times = measure(answerer, grid, pairs, measured=lambda text: advance(1, text))
     if path is not None:
         KeptTimes(measured_of, times).write(path)
         tell(f"wrote {path}")

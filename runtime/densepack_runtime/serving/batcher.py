@@ -245,8 +245,8 @@ class Batcher:
         found, tokens = list[_Question](), 0
         with self._turn:
             while self._asked and tokens < _TOKENS_TOGETHER:
-                found += self._asked.popleft()
-                tokens = sum(question.tokens for question in found)
+                found += (asked := self._asked.popleft())
+                tokens += sum(question.tokens for question in asked)
         return found
 
     def _tokenise(self, questions: Sequence[_Question], start: float) -> None:

@@ -10,6 +10,7 @@ do unless another batch is run. A batch alone has all the threads of its session
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from queue import LifoQueue
 from typing import Self
 
@@ -28,15 +29,10 @@ class Lanes(SessionBase):
     @classmethod
     def of(cls, count: int, open_one: Callable[[], Session]) -> Self:
         """So many sessions, all of them or none: where one cannot be opened, the others are closed."""
-        opened: list[Session] = []
-        try:
-            for _ in range(count):
-                opened.append(open_one())
-        except Exception:
-            for session in opened:
-                session.close()
-            raise
-        return cls(opened)
+        with ExitStack() as opened:
+            sessions = [opened.enter_context(open_one()) for _ in range(count)]
+            opened.pop_all()
+        return cls(sessions)
 
     def run(self, batch: Batch) -> Logits:
         """Logits of one batch, as soon as a session is free. Raises what that raises."""
